@@ -1,0 +1,2 @@
+//! qemu.
+fn main() {}
