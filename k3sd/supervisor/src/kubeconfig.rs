@@ -1,0 +1,52 @@
+//! The administrator's kubeconfig, `k3s.yaml`: self-contained, so that it works when copied to another machine.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::files::{self, FileError};
+use crate::pki::KeyPairFiles;
+
+/// Where and how the kubeconfig is written.
+#[derive(Clone, Debug)]
+pub struct Kubeconfig<'a> {
+    /// URL of the API server, such as `https://127.0.0.1:6443`.
+    pub server: &'a str,
+    /// Name of cluster, user and context; K3s says `default`.
+    pub name: &'a str,
+    /// PEM bundle the server's certificate is checked against.
+    pub ca: &'a Path,
+    /// Who the user is.
+    pub client: &'a KeyPairFiles,
+    /// Mode of the file, `0o600` unless configured.
+    pub mode: u32,
+}
+
+impl Kubeconfig<'_> {
+    /// Writes the file, and its directory when there is none.
+    ///
+    /// # Errors
+    /// A file that cannot be read or written.
+    pub fn write(&self, path: &Path) -> Result<(), FileError> {
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(FileError::of("create", parent))?;
+        }
+        let text = self.render()?;
+        files::write(path, &text, self.mode)
+    }
+
+    fn render(&self) -> Result<String, FileError> {
+        let data = |path: &Path| files::read(path).map(|text| STANDARD.encode(text.unwrap_or_default()));
+        let (name, server) = (self.name, self.server);
+        let (ca, cert, key) = (data(self.ca)?, data(&self.client.cert)?, data(&self.client.key)?);
+        Ok(format!(
+            "apiVersion: v1\n\
+             clusters:\n- cluster:\n    certificate-authority-data: {ca}\n    server: {server}\n  name: {name}\n\
+             contexts:\n- context:\n    cluster: {name}\n    user: {name}\n  name: {name}\n\
+             current-context: {name}\n\
+             kind: Config\n\
+             users:\n- name: {name}\n  user:\n    client-certificate-data: {cert}\n    client-key-data: {key}\n"
+        ))
+    }
+}

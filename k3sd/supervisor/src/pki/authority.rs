@@ -1,0 +1,159 @@
+//! Certificate authorities, and the other keys that live as long as the cluster.
+
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SerialNumber,
+};
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use time::{Duration, OffsetDateTime};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::{Error, der};
+use crate::files;
+
+/// Ten years, as K3s gives its authorities.
+const LIFETIME: Duration = Duration::days(3650);
+/// Certificates begin in the past, so that a machine whose clock is a little behind accepts them.
+pub(crate) const CLOCK_TOLERANCE: Duration = Duration::hours(1);
+
+/// A certificate authority: its bundle as it is on disk, and the key that signs.
+pub(crate) struct Authority {
+    /// Signing certificate first, then intermediates and root when the authority was brought from outside.
+    bundle: String,
+    pub(crate) issuer: Issuer<'static, KeyPair>,
+    pub(crate) subject_key_id: Vec<u8>,
+    pub(crate) not_before: OffsetDateTime,
+    /// Made just now: what it signed before, if anything, is of no more use.
+    pub(crate) is_new: bool,
+}
+
+impl Authority {
+    /// Loads `STEM.crt` and `STEM.key`, or makes them when both are missing.
+    pub(crate) fn load_or_create(stem: &Path, common_name: &str) -> Result<Self, Error> {
+        let (cert_path, key_path) = (stem.with_extension("crt"), stem.with_extension("key"));
+        match (files::read(&cert_path)?, files::read(&key_path)?) {
+            (Some(cert), Some(key)) => Self::from_pem(cert, &key, (&cert_path, &key_path), false),
+            (None, None) => Self::create(&cert_path, &key_path, common_name),
+            (Some(_), None) => Err(Error::Damaged { path: key_path, what: "key (it is missing)" }),
+            (None, Some(_)) => Err(Error::Damaged { path: cert_path, what: "certificate (it is missing)" }),
+        }
+    }
+
+    /// The bundle as PEM text.
+    pub(crate) fn bundle(&self) -> &str {
+        &self.bundle
+    }
+
+    /// Writes the signing certificate alone.
+    pub(crate) fn write_first_certificate(&self, path: &Path) -> Result<(), Error> {
+        const END: &str = "-----END CERTIFICATE-----";
+        let end = self.bundle.find(END).map_or(self.bundle.len(), |at| at + END.len());
+        write_if_changed(path, &format!("{}\n", &self.bundle[..end]))
+    }
+
+    /// Writes the whole bundle, for the agent beside this server.
+    pub(crate) fn write_bundle(&self, path: &Path) -> Result<(), Error> {
+        write_if_changed(path, &self.bundle)
+    }
+
+    fn create(cert_path: &Path, key_path: &Path, common_name: &str) -> Result<Self, Error> {
+        let fail = |source| Error::Issue { path: cert_path.to_path_buf(), source };
+        let now = OffsetDateTime::now_utc();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.remove(DnType::CommonName);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, format!("{common_name}-ca@{}", now.unix_timestamp()));
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![
+            KeyUsagePurpose::KeyEncipherment,
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyCertSign,
+        ];
+        params.serial_number = Some(SerialNumber::from(0));
+        params.not_before = now - CLOCK_TOLERANCE;
+        params.not_after = now + LIFETIME;
+        let key = KeyPair::generate().map_err(fail)?;
+        let cert = params.self_signed(&key).map_err(fail)?.pem();
+        let key = der::sec1_pem(key.serialized_der())
+            .ok_or(Error::Damaged { path: key_path.to_path_buf(), what: "EC P-256 key" })?;
+        // The key first: a certificate without its key would be reported as damage after a power cut.
+        files::write(key_path, &key, 0o600)?;
+        files::write(cert_path, &cert, 0o644)?;
+        Self::from_pem(cert, &key, (cert_path, key_path), true)
+    }
+
+    fn from_pem(bundle: String, key: &str, paths: (&Path, &Path), is_new: bool) -> Result<Self, Error> {
+        let damaged = |path: &Path, what| Error::Damaged { path: path.to_path_buf(), what };
+        let key = load_key(key).ok_or_else(|| damaged(paths.1, "EC P-256 key"))?;
+        let (_, pem) = x509_parser::pem::parse_x509_pem(bundle.as_bytes())
+            .map_err(|_| damaged(paths.0, "certificate"))?;
+        let (_, cert) =
+            X509Certificate::from_der(&pem.contents).map_err(|_| damaged(paths.0, "certificate"))?;
+        if cert.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
+            return Err(damaged(paths.1, "key for the certificate beside it"));
+        }
+        let subject_key_id = subject_key_id(&cert).unwrap_or_default();
+        let not_before = cert.validity().not_before.to_datetime();
+        let issuer =
+            Issuer::from_ca_cert_pem(&bundle, key).map_err(|_| damaged(paths.0, "authority certificate"))?;
+        Ok(Self { issuer, subject_key_id, not_before, is_new, bundle })
+    }
+}
+
+/// The key that signs service account tokens: `service.key`, and its first key again in `service.current.key`.
+///
+/// A data directory made by K3s holds an RSA key here, which this version cannot sign with; it is kept and reported.
+pub(crate) fn service_account_key(tls_dir: &Path) -> Result<PrivatePkcs8KeyDer<'static>, Error> {
+    let path: PathBuf = tls_dir.join("service.key");
+    let text = match files::read(&path)? {
+        Some(text) => text,
+        None => {
+            let key = new_key(&path)?;
+            files::write(&path, &key, 0o600)?;
+            key
+        }
+    };
+    let key = der::pkcs8_from_pem(&text)
+        .ok_or_else(|| Error::Damaged { path: path.clone(), what: "EC P-256 key" })?;
+    let first = der::sec1_pem(key.secret_pkcs8_der()).ok_or(Error::Damaged { path, what: "EC P-256 key" })?;
+    write_if_changed_private(&tls_dir.join("service.current.key"), &first)?;
+    Ok(key)
+}
+
+/// A new EC P-256 key as the PEM text K3s would write.
+pub(crate) fn new_key(path: &Path) -> Result<String, Error> {
+    let key = KeyPair::generate().map_err(|source| Error::Issue { path: path.to_path_buf(), source })?;
+    der::sec1_pem(key.serialized_der())
+        .ok_or(Error::Damaged { path: path.to_path_buf(), what: "EC P-256 key" })
+}
+
+/// Reads a key from PEM text of either shape.
+pub(crate) fn load_key(pem: &str) -> Option<KeyPair> {
+    let der = der::pkcs8_from_pem(pem)?;
+    KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_ECDSA_P256_SHA256).ok()
+}
+
+/// The subject key identifier extension of a certificate.
+fn subject_key_id(cert: &X509Certificate<'_>) -> Option<Vec<u8>> {
+    use x509_parser::extensions::ParsedExtension;
+    cert.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+        _ => None,
+    })
+}
+
+fn write_if_changed(path: &Path, text: &str) -> Result<(), Error> {
+    if files::read(path)?.as_deref() != Some(text) {
+        files::write(path, text, 0o644)?;
+    }
+    Ok(())
+}
+
+fn write_if_changed_private(path: &Path, text: &str) -> Result<(), Error> {
+    if files::read(path)?.as_deref() != Some(text) {
+        files::write(path, text, 0o600)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,93 @@
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+
+fn params() -> Params {
+    Params {
+        node_name: "edge-1".into(),
+        node_ips: vec![IpAddr::V4(Ipv4Addr::new(10, 0, 2, 15))],
+        tls_sans: vec!["board.example".into()],
+        service_ip: IpAddr::V4(Ipv4Addr::new(10, 43, 0, 1)),
+        cluster_domain: "cluster.local".into(),
+    }
+}
+
+#[test]
+fn a_second_start_keeps_every_file() {
+    let dir = tempfile::tempdir().unwrap();
+    ServerPki::load_or_create(dir.path(), &params()).unwrap();
+    let before = snapshot(dir.path());
+    ServerPki::load_or_create(dir.path(), &params()).unwrap();
+    assert_eq!(before, snapshot(dir.path()));
+    assert!(before.len() > 30, "{} files", before.len());
+}
+
+#[test]
+fn a_new_name_reissues_the_serving_certificate_and_keeps_its_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = ServerPki::load_or_create(dir.path(), &params()).unwrap();
+    let (cert, key) = (read(&first.serving.cert), read(&first.serving.key));
+    let admin = read(&first.admin.cert);
+    let more = Params { tls_sans: vec!["other.example".into()], ..params() };
+    let second = ServerPki::load_or_create(dir.path(), &more).unwrap();
+    assert_ne!(cert, read(&second.serving.cert));
+    assert_eq!(key, read(&second.serving.key));
+    assert_eq!(admin, read(&second.admin.cert));
+}
+
+#[test]
+fn keys_are_private_and_in_the_shape_k3s_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = ServerPki::load_or_create(dir.path(), &params()).unwrap();
+    let mode = fs::metadata(&pki.admin.key).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(read(&pki.admin.key).starts_with("-----BEGIN EC PRIVATE KEY-----\n"));
+}
+
+#[test]
+fn a_missing_authority_key_is_reported_by_path_and_nothing_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = ServerPki::load_or_create(dir.path(), &params()).unwrap();
+    let key = pki.tls_dir.join("server-ca.key");
+    let cert = read(&pki.server_ca);
+    fs::remove_file(&key).unwrap();
+    let error = ServerPki::load_or_create(dir.path(), &params()).unwrap_err().to_string();
+    assert!(error.contains(&key.display().to_string()), "{error}");
+    assert_eq!(cert, read(&pki.server_ca));
+}
+
+#[test]
+fn an_authority_that_is_replaced_reissues_what_it_signs() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = ServerPki::load_or_create(dir.path(), &params()).unwrap();
+    let (serving, admin) = (read(&pki.serving.cert), read(&pki.admin.cert));
+    for file in ["server-ca.crt", "server-ca.key"] {
+        fs::remove_file(pki.tls_dir.join(file)).unwrap();
+    }
+    ServerPki::load_or_create(dir.path(), &params()).unwrap();
+    assert_ne!(serving, read(&pki.serving.cert));
+    assert_eq!(admin, read(&pki.admin.cert));
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    let mut pending = vec![dir.to_path_buf()];
+    while let Some(dir) = pending.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                pending.push(path);
+            } else {
+                files.push((path.clone(), fs::read(path).unwrap()));
+            }
+        }
+    }
+    files.sort();
+    files
+}
