@@ -16,22 +16,40 @@ const BATCHES_IN_FLIGHT: usize = 1024;
 /// An open watch: see [`Datastore::watch`](crate::Datastore::watch). Dropping it ends it.
 #[derive(Debug)]
 pub struct Watch {
+    /// The last revision delivered: what comes twice, from the backlog and live, is dropped.
+    delivered: Revision,
     backlog: VecDeque<Arc<[Event]>>,
     live: mpsc::Receiver<Arc<[Event]>>,
 }
 
 impl Watch {
-    /// A watch that yields `backlog` first and then what arrives on `live`.
-    pub fn new(backlog: VecDeque<Arc<[Event]>>, live: mpsc::Receiver<Arc<[Event]>>) -> Self {
-        Self { backlog, live }
+    /// A watch that yields `backlog` first and then what arrives on `live`, of both only what is newer than `from`.
+    pub fn new(from: Revision, backlog: VecDeque<Arc<[Event]>>, live: mpsc::Receiver<Arc<[Event]>>) -> Self {
+        Self { delivered: from, backlog, live }
     }
 
     /// The next events, never an empty batch. None: the watch was closed, because it lagged or the store closed; list
     /// again and watch from there. Cancel safe.
     pub async fn recv(&mut self) -> Option<Arc<[Event]>> {
-        match self.backlog.pop_front() {
-            Some(batch) => Some(batch),
-            None => self.live.recv().await,
+        loop {
+            let batch = match self.backlog.pop_front() {
+                Some(batch) => batch,
+                None => self.live.recv().await?,
+            };
+            if let Some(fresh) = self.fresh(batch) {
+                return Some(fresh);
+            }
+        }
+    }
+
+    /// The part of a batch that was not delivered yet: nearly always all of it, as it is.
+    fn fresh(&mut self, batch: Arc<[Event]>) -> Option<Arc<[Event]>> {
+        let start = batch.partition_point(|event| event.kv.mod_revision <= self.delivered);
+        self.delivered = self.delivered.max(batch.last()?.kv.mod_revision);
+        match batch.get(start..) {
+            None | Some([]) => None,
+            Some(_) if start == 0 => Some(batch),
+            Some(rest) => Some(rest.into()),
         }
     }
 }
