@@ -1,1 +1,17 @@
-//! network.
+//! Pod and service networking of one node: the CNI plugin, the node's network agent and the service proxy.
+//!
+//! Everything here talks to the kernel through netlink (links, addresses, routes) and `nft -f` (rules), one nftables
+//! table per concern, every change one atomic transaction:
+//!
+//! | part | what it owns |
+//! | --- | --- |
+//! | [`cni`] | bridge `cni0`, a veth per pod, addresses, table `skerry-hostports` |
+//! | `agent` | the CNI configuration, `subnet.env`, sysctls, table `skerry-masq` |
+//! | `proxy` | ClusterIP, NodePort, external and load-balancer addresses, table `skerry-services` |
+//!
+//! Current limitations: pods of other nodes are not routed yet (no flannel backend), and network policies are not enforced.
+
+pub mod cni;
+pub mod netlink;
+pub mod nft;
+mod sysctl;
