@@ -1,2 +1,82 @@
-//! image.
-fn main() {}
+//! Builds what a machine boots: the root file system, the kernel and initramfs beside it, and the container images
+//! inside it.
+//!
+//! Nothing here needs root, a loop device, a registry or a container engine, and nothing outside the output and cache
+//! directories is written. The same inputs give the same bytes.
+//!
+//! | module | its part |
+//! | --- | --- |
+//! | [`build`] | the sequence of `image build`, readable as a list |
+//! | [`manifest`] | `debian.toml`: which file comes from which package, and why |
+//! | [`apt`] | Debian packages by a private apt configuration, cached |
+//! | [`tree`] | the root file system as a directory |
+//! | [`libraries`], [`elf`] | which shared libraries the programs need |
+//! | [`modules`] | which kernel modules, and the indexes over them |
+//! | [`initramfs`], [`erofs`] | the two file system images |
+//! | [`oci`] | container images made from one static binary |
+//! | [`tool`], [`cache`] | programs of another release, and where downloads are kept |
+//! | [`lock`] | `image.lock`: what went in |
+
+mod apt;
+mod build;
+mod cache;
+mod digest;
+mod elf;
+mod erofs;
+mod initramfs;
+mod libraries;
+mod lock;
+mod manifest;
+mod modules;
+mod oci;
+mod replace;
+mod tool;
+mod tree;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+/// Builds the artifacts of the appliance.
+#[derive(Parser)]
+#[command(name = "image", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Builds kernel, initramfs and root file system from Debian's packages and our binaries
+    Build(build::Options),
+    /// Builds an OCI image layout (a tar file) from one static binary
+    Oci(oci::Options),
+    /// Prints where a build tool is, fetching it into the cache if the host has none
+    Tool {
+        /// The tool's name in debian.toml
+        name: String,
+        /// Take the packages' newest versions even if the lists are fresh
+        #[arg(long)]
+        refresh: bool,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Build(options) => build::run(&options),
+        Command::Oci(options) => oci::run(&options),
+        Command::Tool { name, refresh } => print_tool(&name, refresh),
+    }
+}
+
+/// Prints a script that runs the tool: it may need another release's loader and libraries around it.
+fn print_tool(name: &str, refresh: bool) -> anyhow::Result<()> {
+    let manifest = manifest::Manifest::embedded()?;
+    let tool = manifest.tools.get(name).with_context(|| format!("debian.toml has no tool '{name}'"))?;
+    let cache = cache::Cache::open()?;
+    let archive = apt::Archive::open(&cache, &manifest.archive, refresh)?;
+    let path: PathBuf = tool::Tool::prepare(&archive, tool)?.wrapper(&cache, name)?;
+    println!("{}", path.display());
+    Ok(())
+}

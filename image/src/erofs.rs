@@ -1,0 +1,35 @@
+//! Writes a directory as an EROFS image, with mkfs.erofs.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+
+use crate::tool::Tool;
+
+/// The label that PID 1 looks for.
+pub(crate) const LABEL: &str = "skerry-root";
+
+/// Times, owners and identity are fixed so that the same tree gives the same bytes.
+const UUID: &str = "5be9b6c2-70f0-4f2b-9d5c-1f0f6f3e7a10";
+
+/// lz4hc unpacks three times faster than zstd where it matters, on slow processors, and packs in seconds.
+const COMPRESSOR: &str = "lz4hc,9";
+
+/// Bytes that are compressed together.
+const CLUSTER_BYTES: u32 = 65536;
+
+/// Writes `tree` to `image`.
+pub(crate) fn write(mkfs: &Tool, tree: &Path, image: &Path) -> anyhow::Result<()> {
+    let output = mkfs
+        .command()
+        .args([&format!("-z{COMPRESSOR}"), &format!("-C{CLUSTER_BYTES}")])
+        .args(["-T0", "--all-root", "-U", UUID, "-L", LABEL, "--quiet"])
+        .args([image, tree])
+        .env("LC_ALL", "C")
+        .output()
+        .context("failed to run mkfs.erofs")?;
+    if !output.status.success() {
+        bail!("mkfs.erofs failed ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

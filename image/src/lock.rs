@@ -1,0 +1,62 @@
+//! `image.lock`: what an image was made from. Written beside the image, and enough to say whether two images differ
+//! in their inputs.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::apt::Package;
+
+/// The lock file. Everything in it is sorted.
+#[derive(Debug, Serialize)]
+pub(crate) struct Lock {
+    /// Version of this file's format.
+    pub(crate) version: u32,
+    pub(crate) kernel: String,
+    pub(crate) outputs: Vec<Output>,
+    pub(crate) programs: Vec<Program>,
+    pub(crate) packages: Vec<Debian>,
+}
+
+/// A file of the build.
+#[derive(Debug, Serialize)]
+pub(crate) struct Output {
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
+    pub(crate) sha256: String,
+}
+
+/// A program of ours in the image.
+#[derive(Debug, Serialize)]
+pub(crate) struct Program {
+    pub(crate) path: String,
+    pub(crate) sha256: String,
+}
+
+/// A Debian package that a file of the image, or a tool that wrote it, came from.
+#[derive(Debug, Serialize)]
+pub(crate) struct Debian {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) sha256: String,
+}
+
+impl From<&Package> for Debian {
+    fn from(package: &Package) -> Self {
+        Self { name: package.name.clone(), version: package.version.clone(), sha256: package.sha256.clone() }
+    }
+}
+
+impl Lock {
+    /// The format's version.
+    pub(crate) const VERSION: u32 = 1;
+
+    /// Writes the lock file.
+    pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
+        let text = toml::to_string(self).context("failed to write the lock as TOML")?;
+        fs::write(path, format!("# Made by `image build`.\n{text}"))
+            .with_context(|| format!("failed to write '{}'", path.display()))
+    }
+}

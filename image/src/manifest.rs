@@ -1,0 +1,144 @@
+//! `debian.toml`: which file of the image comes from which Debian package, and why.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::Deserialize;
+
+/// The manifest that this program was built with.
+const EMBEDDED: &str = include_str!("../debian.toml");
+
+/// The whole manifest. Every entry says why it is there; the reason is for readers and is not interpreted.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Manifest {
+    pub(crate) archive: Archive,
+    pub(crate) files: Vec<Files>,
+    pub(crate) certificates: Certificates,
+    pub(crate) libraries: Libraries,
+    pub(crate) kernel: Kernel,
+    pub(crate) tools: BTreeMap<String, Tool>,
+}
+
+/// Which Debian release, and where to get it when the host does not say.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Archive {
+    pub(crate) suite: String,
+    pub(crate) mirror: String,
+    pub(crate) security_mirror: String,
+}
+
+/// Files that go to the same place in the image that they have in their package.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Files {
+    pub(crate) package: String,
+    pub(crate) paths: Vec<PathBuf>,
+    #[serde(rename = "why")]
+    _why: String,
+}
+
+/// Root certificates, joined into one file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Certificates {
+    pub(crate) package: String,
+    pub(crate) directory: PathBuf,
+    pub(crate) path: PathBuf,
+    #[serde(rename = "why")]
+    _why: String,
+}
+
+/// Where shared libraries may come from. Which of them are taken follows from the programs.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Libraries {
+    pub(crate) directory: PathBuf,
+    pub(crate) loader: PathBuf,
+    pub(crate) packages: Vec<String>,
+}
+
+/// The kernel and which of its modules are taken.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Kernel {
+    pub(crate) package: String,
+    pub(crate) initramfs: Vec<ModuleSet>,
+    pub(crate) modules: Vec<ModuleSet>,
+    pub(crate) boot: ModuleSet,
+}
+
+/// Modules that are there for one reason.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ModuleSet {
+    pub(crate) modules: Vec<String>,
+    #[serde(rename = "why")]
+    _why: String,
+}
+
+/// A program that the build or the user runs on the host, with all that it needs to run there.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Tool {
+    pub(crate) program: PathBuf,
+    pub(crate) packages: Vec<String>,
+    #[serde(rename = "why")]
+    _why: String,
+}
+
+impl Manifest {
+    /// The manifest in this program.
+    pub(crate) fn embedded() -> anyhow::Result<Self> {
+        Self::parse(EMBEDDED, Path::new("debian.toml"))
+    }
+
+    fn parse(text: &str, source: &Path) -> anyhow::Result<Self> {
+        toml::from_str(text).with_context(|| format!("failed to read '{}'", source.display()))
+    }
+
+    /// Every package whose content goes into the image, except the kernel.
+    pub(crate) fn packages(&self) -> BTreeSet<String> {
+        let files = self.files.iter().map(|files| &files.package);
+        files.chain(&self.libraries.packages).chain([&self.certificates.package]).cloned().collect()
+    }
+}
+
+impl Kernel {
+    /// Names of the modules of the initramfs.
+    pub(crate) fn initramfs_modules(&self) -> Vec<String> {
+        names(&self.initramfs)
+    }
+
+    /// Names of the modules of the root file system, the initramfs's among them.
+    pub(crate) fn root_modules(&self) -> Vec<String> {
+        let mut all = names(&self.initramfs);
+        all.extend(names(&self.modules));
+        all.extend(self.boot.modules.iter().cloned());
+        all
+    }
+}
+
+fn names(sets: &[ModuleSet]) -> Vec<String> {
+    sets.iter().flat_map(|set| set.modules.iter().cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_manifest_is_complete() {
+        let manifest = Manifest::embedded().unwrap();
+        assert!(manifest.packages().contains("containerd"));
+        assert!(manifest.tools.contains_key("mkfs-erofs"));
+    }
+
+    #[test]
+    fn a_misspelt_key_is_refused() {
+        let error = Manifest::parse("[archive]\nsweet = 'trixie'\n", Path::new("x.toml")).unwrap_err();
+        assert!(format!("{error:#}").contains("sweet"), "{error:#}");
+    }
+}
