@@ -93,7 +93,7 @@ fn find() -> Option<PathBuf> {
 }
 
 fn is_program(path: &Path) -> bool {
-    rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok() && path.is_file()
+    nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok() && path.is_file()
 }
 
 /// Spaces transactions: the first change goes out at once (after a moment in which changes that come together are
