@@ -5,6 +5,7 @@ mod strategic;
 use serde_json::Value;
 
 use crate::schema::Schema;
+use crate::status::Status;
 
 /// A patch that cannot be applied.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +13,9 @@ pub enum PatchError {
     /// The document is not a patch of its kind.
     #[error("{0}")]
     Malformed(String),
+    /// More operations than are allowed.
+    #[error("The allowed maximum operations in a JSON patch is {MAX_JSON_PATCH_OPERATIONS}, got {0}")]
+    TooLarge(usize),
     /// A `test` of a JSON patch failed, or a path of it does not exist.
     #[error("the server rejected our request due to an error in our request")]
     NotApplicable(#[source] json_patch::PatchError),
@@ -28,10 +32,7 @@ pub fn json(doc: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let operations: json_patch::Patch =
         serde::Deserialize::deserialize(patch).map_err(|err| PatchError::Malformed(err.to_string()))?;
     if operations.len() > MAX_JSON_PATCH_OPERATIONS {
-        return Err(PatchError::Malformed(format!(
-            "The allowed maximum operations in a JSON patch is {MAX_JSON_PATCH_OPERATIONS}, got {}",
-            operations.len()
-        )));
+        return Err(PatchError::TooLarge(operations.len()));
     }
     json_patch::patch(doc, &operations).map_err(PatchError::NotApplicable)
 }
@@ -48,4 +49,41 @@ pub fn merge(doc: &mut Value, patch: &Value) {
 /// A directive is malformed, or a list element lacks its merge key.
 pub fn strategic(schema: &Schema, type_name: &str, doc: &mut Value, patch: &Value) -> Result<(), PatchError> {
     strategic::apply(schema.get(type_name), doc, patch)
+}
+
+impl From<PatchError> for Status {
+    fn from(err: PatchError) -> Self {
+        match err {
+            PatchError::Malformed(message) => Self::bad_request(message),
+            PatchError::TooLarge(_) => Self::too_large(&err.to_string()),
+            PatchError::NotApplicable(_) => Self::unprocessable(err.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn json_patches_apply_whole_or_not_at_all() {
+        let mut doc = json!({"spec": {"replicas": 1, "list": ["a"]}});
+        let patch = json!([{"op": "test", "path": "/spec/replicas", "value": 1},
+            {"op": "replace", "path": "/spec/replicas", "value": 2}, {"op": "add", "path": "/spec/list/-", "value": "b"}]);
+        json(&mut doc, &patch).expect("applies");
+        assert_eq!(doc, json!({"spec": {"replicas": 2, "list": ["a", "b"]}}));
+        let before = doc.clone();
+        let patch = json!([{"op": "remove", "path": "/spec/replicas"}, {"op": "test", "path": "/spec/list/0", "value": "x"}]);
+        assert!(matches!(json(&mut doc, &patch), Err(PatchError::NotApplicable(_))));
+        assert_eq!(doc, before);
+        assert!(matches!(json(&mut doc, &json!({"op": "add"})), Err(PatchError::Malformed(_))));
+    }
+
+    #[test]
+    fn merge_patches_remove_by_null() {
+        let mut doc = json!({"a": {"b": 1, "c": 2}, "l": [1, 2]});
+        merge(&mut doc, &json!({"a": {"b": null, "d": 3}, "l": [3]}));
+        assert_eq!(doc, json!({"a": {"c": 2, "d": 3}, "l": [3]}));
+    }
 }

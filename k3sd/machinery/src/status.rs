@@ -223,6 +223,11 @@ impl Status {
         Self::failure(400, Reason::BadRequest, message)
     }
 
+    /// 422: understood, but it cannot be done to this object.
+    pub fn unprocessable(message: impl Into<String>) -> Self {
+        Self::failure(422, Reason::Invalid, message)
+    }
+
     /// 401.
     pub fn unauthorized() -> Self {
         Self::failure(401, Reason::Unauthorized, "Unauthorized")

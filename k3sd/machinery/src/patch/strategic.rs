@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 
 use super::PatchError;
+use crate::meta;
 use crate::schema::{FieldRef, PatchStrategy, TypeRef, ValueKind, ValueRef};
 
 const PATCH: &str = "$patch";
@@ -23,7 +24,7 @@ pub(super) fn apply(ty: Option<TypeRef<'_>>, doc: &mut Value, patch: &Value) -> 
         *doc = Value::Object(Object::new());
     }
     let object = doc.as_object_mut().expect("made an object above");
-    merge_object(&Fields::of(ty), object, patch, false)
+    merge_object(&Fields::of(ty), object, patch)
 }
 
 /// What is known about the members of an object.
@@ -63,13 +64,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Merges `patch` into `object`. With `fresh`, the object did not exist before: nulls and directives leave nothing behind.
-fn merge_object(
-    fields: &Fields<'_>,
-    object: &mut Object,
-    patch: &Object,
-    fresh: bool,
-) -> Result<(), PatchError> {
+/// Merges `patch` into `object`. Into an empty object, this is the patch without its nulls and directives.
+fn merge_object(fields: &Fields<'_>, object: &mut Object, patch: &Object) -> Result<(), PatchError> {
     match patch.get(PATCH).map(directive).transpose()? {
         Some("replace") => {
             *object = patch
@@ -99,7 +95,7 @@ fn merge_object(
                 set_order(fields, object, list, change)?;
             }
         } else {
-            merge_member(fields, object, name, change, patch, fresh)?;
+            merge_member(fields, object, name, change, patch)?;
         }
     }
     Ok(())
@@ -111,7 +107,6 @@ fn merge_member(
     name: &str,
     change: &Value,
     patch: &Object,
-    fresh: bool,
 ) -> Result<(), PatchError> {
     let strategy = fields.strategy(name);
     match change {
@@ -120,16 +115,7 @@ fn merge_member(
         }
         Value::Object(change) if !strategy.is_some_and(|s| s.replace) || change.contains_key(PATCH) => {
             let inner = Fields::of_value(fields.value(name));
-            let existing = object.get_mut(name).and_then(Value::as_object_mut);
-            if change.get(PATCH).and_then(Value::as_str) == Some("delete") {
-                object.remove(name);
-            } else if let Some(existing) = existing {
-                merge_object(&inner, existing, change, fresh)?;
-            } else {
-                let mut created = Object::new();
-                merge_object(&inner, &mut created, change, true)?;
-                object.insert(name.to_owned(), Value::Object(created));
-            }
+            merge_object(&inner, meta::child_mut(object, name), change)?;
         }
         Value::Array(changes) if strategy.is_some_and(|s| s.merge) => {
             let element = fields.value(name).and_then(ValueRef::element);
@@ -138,13 +124,16 @@ fn merge_member(
                 _ => Vec::new(),
             };
             let key = strategy.and_then(|s| s.merge_key.as_deref());
+            let server = ids(&list, key);
             match key {
                 Some(key) => merge_list(element, &mut list, changes, key)?,
                 None => merge_scalars(&mut list, changes),
             }
-            if let Some(order) = patch.get(&format!("{SET_ORDER}{name}")) {
-                reorder(&mut list, order, key, name)?;
-            }
+            let order = match patch.get(&format!("{SET_ORDER}{name}")) {
+                Some(order) => order_list(order, name)?,
+                None => changes,
+            };
+            reorder(&mut list, &ids(order, key), &server, key);
             object.insert(name.to_owned(), Value::Array(list));
         }
         Value::Array(changes) => {
@@ -186,10 +175,10 @@ fn merge_list(
         }
         let fields = Fields::of_value(element);
         if let Some(Value::Object(existing)) = list.iter_mut().find(|item| same(item)) {
-            merge_object(&fields, existing, change, false)?;
+            merge_object(&fields, existing, change)?;
         } else {
             let mut created = Object::new();
-            merge_object(&fields, &mut created, change, true)?;
+            merge_object(&fields, &mut created, change)?;
             list.push(Value::Object(created));
         }
     }
@@ -229,37 +218,43 @@ fn delete_from(object: &mut Object, list: &str, values: &Value) -> Result<(), Pa
 
 fn set_order(fields: &Fields<'_>, object: &mut Object, name: &str, order: &Value) -> Result<(), PatchError> {
     let key = fields.strategy(name).and_then(|s| s.merge_key.as_deref());
-    match object.get_mut(name) {
-        Some(Value::Array(items)) => reorder(items, order, key, name),
-        _ => Ok(()),
+    let wanted = ids(order_list(order, name)?, key);
+    if let Some(Value::Array(items)) = object.get_mut(name) {
+        let server = ids(items, key);
+        reorder(items, &wanted, &server, key);
     }
+    Ok(())
 }
 
-/// Puts the elements that `order` names into its order. The others, which only the server knows, stay behind the element
-/// that they followed before.
-fn reorder(items: &mut Vec<Value>, order: &Value, key: Option<&str>, name: &str) -> Result<(), PatchError> {
-    let order = order.as_array().ok_or_else(|| malformed(format!("{SET_ORDER}{name} must be a list")))?;
-    let id = |item: &Value| match key {
-        Some(key) => item.get(key).cloned().unwrap_or(Value::Null),
-        None => item.clone(),
-    };
-    let wanted: Vec<Value> = order.iter().map(id).collect();
-    let mut named: Vec<Value> = Vec::with_capacity(items.len());
-    // Server-only elements with the number of named elements that stood before them.
-    let mut others: Vec<(usize, Value)> = Vec::new();
-    for item in std::mem::take(items) {
-        if wanted.contains(&id(&item)) { named.push(item) } else { others.push((named.len(), item)) }
-    }
-    named.sort_by_key(|item| wanted.iter().position(|w| *w == id(item)));
+fn order_list<'v>(order: &'v Value, name: &str) -> Result<&'v [Value], PatchError> {
+    order.as_array().map(Vec::as_slice).ok_or_else(|| malformed(format!("{SET_ORDER}{name} must be a list")))
+}
+
+/// What tells the elements apart: their merge keys, or the scalars themselves.
+fn ids(items: &[Value], key: Option<&str>) -> Vec<Value> {
+    items.iter().map(|item| id(item, key)).collect()
+}
+
+fn id(item: &Value, key: Option<&str>) -> Value {
+    key.map_or_else(|| item.clone(), |key| item.get(key).cloned().unwrap_or(Value::Null))
+}
+
+/// Puts the elements that the patch names into the order it `wanted`, and lets the others, which only the server knows, keep
+/// the order they had. Where the two meet, the order on the server decides; an element that is new comes first.
+fn reorder(items: &mut Vec<Value>, wanted: &[Value], server: &[Value], key: Option<&str>) {
+    let position = |order: &[Value], item: &Value| order.iter().position(|other| *other == id(item, key));
+    let (mut named, others): (Vec<_>, Vec<_>) =
+        std::mem::take(items).into_iter().partition(|item| position(wanted, item).is_some());
+    named.sort_by_key(|item| position(wanted, item));
     let mut others = others.into_iter().peekable();
-    for (at, item) in named.into_iter().enumerate() {
-        while let Some((_, other)) = others.next_if(|(before, _)| *before <= at) {
+    for item in named {
+        let limit = position(server, &item);
+        while let Some(other) = others.next_if(|other| limit.is_some() && position(server, other) < limit) {
             items.push(other);
         }
         items.push(item);
     }
-    items.extend(others.map(|(_, other)| other));
-    Ok(())
+    items.extend(others);
 }
 
 fn directive(value: &Value) -> Result<&str, PatchError> {
@@ -272,4 +267,143 @@ fn text(object: &Object) -> String {
 
 fn malformed(message: impl Into<String>) -> PatchError {
     PatchError::Malformed(message.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::patch::strategic;
+    use crate::schema::builtin;
+    use serde_json::json;
+
+    fn patched(type_name: &str, mut doc: Value, patch: Value) -> Value {
+        strategic(builtin(), type_name, &mut doc, &patch).unwrap_or_else(|err| panic!("{patch}: {err}"));
+        doc
+    }
+
+    fn pod(spec: Value, patch: Value) -> Value {
+        patched("api.core.v1.Pod", json!({"spec": spec}), json!({"spec": patch}))["spec"].take()
+    }
+
+    fn two() -> Value {
+        json!({"containers": [{"name": "a", "image": "1", "args": ["x"]}, {"name": "b", "image": "2"}]})
+    }
+
+    #[test]
+    fn lists_with_a_merge_key_merge_by_it() {
+        let result = pod(two(), json!({"containers": [{"name": "b", "image": "3", "args": null}]}));
+        assert_eq!(
+            result,
+            json!({"containers": [{"name": "a", "image": "1", "args": ["x"]}, {"name": "b", "image": "3"}]})
+        );
+    }
+
+    #[test]
+    fn new_elements_come_before_those_the_patch_does_not_name() {
+        let result = pod(two(), json!({"containers": [{"name": "c", "image": "9"}]}));
+        let names: Vec<&str> = result["containers"]
+            .as_array()
+            .expect("list")
+            .iter()
+            .filter_map(|c| c["name"].as_str())
+            .collect();
+        assert_eq!(names, ["c", "a", "b"]);
+    }
+
+    #[test]
+    fn lists_without_a_strategy_are_replaced() {
+        let result = pod(two(), json!({"containers": [{"name": "a", "args": ["y", "z"]}]}));
+        assert_eq!(result["containers"][0]["args"], json!(["y", "z"]));
+    }
+
+    #[test]
+    fn elements_are_deleted_by_directive() {
+        let result = pod(two(), json!({"containers": [{"name": "a", "$patch": "delete"}]}));
+        assert_eq!(result, json!({"containers": [{"name": "b", "image": "2"}]}));
+    }
+
+    #[test]
+    fn lists_and_maps_are_replaced_by_directive() {
+        let result = pod(two(), json!({"containers": [{"name": "z"}, {"$patch": "replace"}]}));
+        assert_eq!(result, json!({"containers": [{"name": "z"}]}));
+        let result = pod(
+            json!({"nodeSelector": {"a": "1", "b": "2"}}),
+            json!({"nodeSelector": {"$patch": "replace", "c": "3"}}),
+        );
+        assert_eq!(result, json!({"nodeSelector": {"c": "3"}}));
+    }
+
+    #[test]
+    fn set_element_order_orders_what_it_names() {
+        let order = json!([{"name": "b"}, {"name": "n"}, {"name": "a"}]);
+        let result = pod(
+            json!({"containers": [{"name": "a"}, {"name": "s"}, {"name": "b"}]}),
+            json!({"$setElementOrder/containers": order, "containers": [{"name": "n"}]}),
+        );
+        let names: Vec<&str> = result["containers"]
+            .as_array()
+            .expect("list")
+            .iter()
+            .filter_map(|c| c["name"].as_str())
+            .collect();
+        assert_eq!(names, ["s", "b", "n", "a"]);
+        let result = pod(two(), json!({"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]}));
+        assert_eq!(result["containers"][0]["name"], "b");
+    }
+
+    #[test]
+    fn lists_of_scalars_merge_as_sets() {
+        let doc = json!({"metadata": {"finalizers": ["a", "b"]}});
+        let result = patched("api.core.v1.Pod", doc.clone(), json!({"metadata": {"finalizers": ["c", "a"]}}));
+        assert_eq!(result["metadata"]["finalizers"], json!(["c", "a", "b"]));
+        let delete = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"],
+            "$setElementOrder/finalizers": ["b"]}});
+        assert_eq!(patched("api.core.v1.Pod", doc, delete)["metadata"]["finalizers"], json!(["b"]));
+    }
+
+    #[test]
+    fn retain_keys_drops_what_the_patch_does_not_keep() {
+        let doc = json!({"spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}});
+        let patch = json!({"spec": {"strategy": {"$retainKeys": ["type"], "type": "Recreate"}}});
+        let result = patched("api.apps.v1.Deployment", doc.clone(), patch);
+        assert_eq!(result, json!({"spec": {"strategy": {"type": "Recreate"}}}));
+        let mut doc = doc;
+        let patch = json!({"spec": {"strategy": {"$retainKeys": [], "type": "Recreate"}}});
+        assert!(strategic(builtin(), "api.apps.v1.Deployment", &mut doc, &patch).is_err());
+        let volumes = json!({"volumes": [{"name": "v", "emptyDir": {}}]});
+        let patch = json!({"volumes": [{"$retainKeys": ["name", "hostPath"], "name": "v", "hostPath": {"path": "/x"}}]});
+        assert_eq!(pod(volumes, patch), json!({"volumes": [{"name": "v", "hostPath": {"path": "/x"}}]}));
+    }
+
+    #[test]
+    fn what_is_new_carries_no_nulls_or_directives() {
+        let patch = json!({"affinity": {"$patch": "merge", "nodeAffinity": null, "podAffinity": {"x": null}},
+            "containers": [{"name": "a", "$patch": "delete"}, {"name": "b", "$setElementOrder/ports": [], "tty": null}]});
+        assert_eq!(
+            pod(json!({}), patch),
+            json!({"affinity": {"podAffinity": {}}, "containers": [{"name": "b"}]})
+        );
+    }
+
+    #[test]
+    fn a_field_with_the_replace_strategy_is_replaced() {
+        let doc = json!({"spec": {"selector": {"matchLabels": {"a": "1"}}}});
+        let patch = json!({"spec": {"selector": {"matchLabels": {"b": "2"}}}});
+        let result = patched("api.policy.v1.PodDisruptionBudget", doc, patch.clone());
+        assert_eq!(result, patch);
+    }
+
+    #[test]
+    fn an_element_without_its_merge_key_is_refused() {
+        let mut doc = json!({"spec": two()});
+        let patch = json!({"spec": {"containers": [{"image": "x"}]}});
+        assert!(strategic(builtin(), "api.core.v1.Pod", &mut doc, &patch).is_err());
+    }
+
+    #[test]
+    fn patching_with_itself_changes_nothing() {
+        let doc = json!({"metadata": {"name": "a", "labels": {"x": "y"}, "finalizers": ["b", "a"]},
+            "spec": two(), "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        assert_eq!(patched("api.core.v1.Pod", doc.clone(), doc.clone()), doc);
+    }
 }
