@@ -1,2 +1,223 @@
-//! qemu.
-fn main() {}
+//! `qemu run`: boots an image for a person, or for a script with `--headless --until ready`.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use qemu::{Accelerator, Echo, Forward, READY_LINE, State, Vm};
+
+/// The state disk that is kept beside the image.
+const STATE_FILE: &str = "state.img";
+
+/// The kubeconfig that is written beside the image.
+const KUBECONFIG_FILE: &str = "kubeconfig";
+
+/// The demo workload's NodePort.
+const DEMO_PORT: u16 = 30080;
+
+/// The API server's port.
+const API_PORT: u16 = 6443;
+
+/// How long the guest may take to power off.
+const POWERDOWN_LIMIT: Duration = Duration::from_secs(120);
+
+/// Longer than anybody watches a machine.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How long the kubeconfig may take once the node is ready.
+const KUBECONFIG_LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs the appliance in QEMU.
+#[derive(Parser)]
+#[command(name = "qemu", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Boots an image that `image build` made
+    Run(Run),
+}
+
+#[derive(Args)]
+struct Run {
+    /// Directory with vmlinuz, initramfs.img and root.erofs
+    image: PathBuf,
+    /// Memory of the guest in MiB
+    #[arg(long, default_value_t = 1024)]
+    memory: u32,
+    /// Processors of the guest
+    #[arg(long, default_value_t = 2)]
+    cpus: u32,
+    /// Do not print the console, except its end when something fails
+    #[arg(long)]
+    headless: bool,
+    /// Power off and exit as soon as this is reached
+    #[arg(long)]
+    until: Option<Until>,
+    /// State disk; made if it is missing (default: state.img beside the image)
+    #[arg(long, conflicts_with = "fresh")]
+    state: Option<PathBuf>,
+    /// Begin with a blank state disk and throw it away at the end
+    #[arg(long)]
+    fresh: bool,
+    /// Words to add to the kernel command line
+    #[arg(long, default_value = "")]
+    append: String,
+    /// Seconds to wait for the node to be ready (default: 120, and 600 without KVM)
+    #[arg(long)]
+    timeout: Option<u64>,
+    /// Forward HOST_PORT:GUEST_PORT; may be repeated
+    #[arg(long)]
+    forward: Vec<Forward>,
+    /// The kubectl to name in the printed line
+    #[arg(long, default_value = "kubectl")]
+    kubectl: String,
+}
+
+/// Where a run ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Until {
+    /// The node is Ready and every service is.
+    Ready,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let Command::Run(run) = Arguments::parse().command;
+    match run.execute().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("qemu: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Run {
+    async fn execute(&self) -> anyhow::Result<()> {
+        let mut vm = self.boot().await?;
+        eprintln!("qemu: booting {} ({:?})", self.image.display(), vm.accelerator());
+        let mut interrupt = pin!(tokio::signal::ctrl_c());
+        let outcome = tokio::select! {
+            outcome = self.wait_ready(&mut vm) => outcome,
+            result = &mut interrupt => {
+                result.context("failed to listen for Ctrl-C")?;
+                return power_off(&mut vm).await;
+            }
+        };
+        match (outcome, self.until) {
+            (Ok(()), Some(Until::Ready)) => return power_off(&mut vm).await,
+            (Ok(()), None) => {}
+            // A person may want to look at a machine that is late; a script wants to know.
+            (Err(error @ qemu::Error::Deadline { .. }), None) => eprintln!("qemu: {error}"),
+            (Err(error), _) => return Err(error.into()),
+        }
+        tokio::select! {
+            status = vm.wait_end(FOREVER) => report_end(status?),
+            result = &mut interrupt => {
+                result.context("failed to listen for Ctrl-C")?;
+                power_off(&mut vm).await
+            }
+        }
+    }
+
+    async fn boot(&self) -> Result<Vm, qemu::Error> {
+        let state = match (&self.state, self.fresh) {
+            (_, true) => State::Fresh,
+            (Some(path), false) => State::File(path.clone()),
+            (None, false) => State::File(self.image.join(STATE_FILE)),
+        };
+        let mut builder = Vm::builder(&self.image)
+            .memory_mib(self.memory)
+            .cpus(self.cpus)
+            .state(state)
+            .append(&self.append)
+            .echo(if self.headless { Echo::Off } else { Echo::Stdout })
+            .forward_from(Forward { host: Some(API_PORT), guest: API_PORT })
+            .forward_from(Forward { host: Some(DEMO_PORT), guest: DEMO_PORT });
+        for forward in &self.forward {
+            builder = builder.forward_from(*forward);
+        }
+        builder.boot().await
+    }
+
+    /// Waits for the node, then writes the kubeconfig and prints what can be done now.
+    async fn wait_ready(&self, vm: &mut Vm) -> Result<(), qemu::Error> {
+        let limit = self.timeout.map_or_else(|| default_limit(vm.accelerator()), Duration::from_secs);
+        vm.wait_line(READY_LINE, limit).await?;
+        let uptime = vm.uptime();
+        let kubeconfig = vm.kubeconfig(KUBECONFIG_LIMIT).await?;
+        let path = self.image.join(KUBECONFIG_FILE);
+        write_private(&path, &kubeconfig)
+            .map_err(|source| qemu::Error::Host { action: format!("write '{}'", path.display()), source })?;
+        println!("\nReady after {:.1} s. In another terminal:\n", uptime.as_secs_f64());
+        if let Some(port) = vm.forwarded(DEMO_PORT) {
+            println!("  curl http://127.0.0.1:{port}/");
+        }
+        println!("  {} --kubeconfig {} get nodes\n", self.kubectl, path.display());
+        if self.until.is_none() {
+            println!("Ctrl-C powers the machine off.\n");
+        }
+        Ok(())
+    }
+}
+
+fn default_limit(accelerator: Accelerator) -> Duration {
+    match accelerator {
+        Accelerator::Kvm => Duration::from_secs(120),
+        Accelerator::Tcg => Duration::from_secs(600),
+    }
+}
+
+/// Powers off in order; a second Ctrl-C cuts the power.
+async fn power_off(vm: &mut Vm) -> anyhow::Result<()> {
+    eprintln!("qemu: powering off (Ctrl-C again to cut the power)");
+    tokio::select! {
+        status = vm.powerdown(POWERDOWN_LIMIT) => report_end(status?),
+        result = tokio::signal::ctrl_c() => {
+            result.context("failed to listen for Ctrl-C")?;
+            eprintln!("qemu: power cut");
+            Ok(())
+        }
+    }
+}
+
+fn report_end(status: std::process::ExitStatus) -> anyhow::Result<()> {
+    anyhow::ensure!(status.success(), "QEMU ended with {status}");
+    eprintln!("qemu: the machine is off");
+    Ok(())
+}
+
+/// Writes a file that only its owner can read: whoever has the kubeconfig has the cluster.
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kubeconfig_is_for_its_owner_only_even_if_an_open_one_was_there() {
+        use std::os::unix::fs::PermissionsExt;
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("kubeconfig");
+        std::fs::write(&path, "old").unwrap();
+        write_private(&path, "new").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
