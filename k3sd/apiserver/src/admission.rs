@@ -1,0 +1,81 @@
+//! Admission: what the cluster's policies add to objects and refuse. A chain of plugins, first all that change the object, then,
+//! after validation, all that only look.
+
+use async_trait::async_trait;
+use machinery::status::Status;
+use serde_json::Value;
+
+use crate::strategy::Context;
+
+mod namespace_lifecycle;
+
+/// What is being done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Create,
+    Update,
+    Delete,
+    Connect,
+}
+
+/// One request for admission.
+pub(crate) struct Review<'a> {
+    pub cx: &'a Context<'a>,
+    pub operation: Operation,
+    /// Name from the path, or of the object.
+    pub name: &'a str,
+    /// The object before, for updates and deletes.
+    pub old: Option<&'a Value>,
+}
+
+impl Review<'_> {
+    /// True for the resource itself or one of its subresources.
+    pub(crate) fn is(&self, group: &str, plural: &str, subresource: &str) -> bool {
+        self.cx.resource.group == group
+            && self.cx.resource.plural == plural
+            && self.cx.subresource == subresource
+    }
+
+    /// A refusal in upstream's words.
+    pub(crate) fn forbid(&self, detail: &str) -> Status {
+        Status::forbidden(&self.cx.resource.group, &self.cx.resource.plural, self.name, detail)
+    }
+}
+
+/// One admission plugin. Both steps may wait (webhooks do), so they are async.
+#[async_trait]
+pub(crate) trait Plugin: Send + Sync {
+    /// Change the object, or refuse.
+    async fn mutate(&self, _review: &Review<'_>, _object: &mut Value) -> Result<(), Status> {
+        Ok(())
+    }
+
+    /// Look at the final object, or refuse. For deletes `object` is null.
+    async fn validate(&self, _review: &Review<'_>, _object: &Value) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+/// The chain.
+pub(crate) struct Admission(Vec<Box<dyn Plugin>>);
+
+impl Admission {
+    /// The plugins that are always on, in upstream's order.
+    pub(crate) fn builtin() -> Self {
+        Self(vec![Box::new(namespace_lifecycle::NamespaceLifecycle)])
+    }
+
+    pub(crate) async fn mutate(&self, review: &Review<'_>, object: &mut Value) -> Result<(), Status> {
+        for plugin in &self.0 {
+            plugin.mutate(review, object).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn validate(&self, review: &Review<'_>, object: &Value) -> Result<(), Status> {
+        for plugin in &self.0 {
+            plugin.validate(review, object).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! Who asks: client certificates and bearer tokens.
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use machinery::status::Status;
+use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::registry::Registry;
+use crate::user::UserInfo;
+
+pub(crate) mod token;
+
+use token::Tokens;
+
+/// Where a request came from, before anybody looked at its headers.
+#[derive(Debug, Clone)]
+pub(crate) enum Peer {
+    /// In process, with a fixed identity.
+    Trusted(UserInfo),
+    /// Over TLS, with the identity of the verified client certificate if one was shown.
+    Network(Option<UserInfo>),
+}
+
+/// The user of a request. Wrong credentials are refused even where none would do.
+pub(crate) fn authenticate(
+    peer: &Peer,
+    headers: &HeaderMap,
+    tokens: &Tokens,
+    objects: &Registry,
+) -> Result<UserInfo, Status> {
+    match peer {
+        Peer::Trusted(user) | Peer::Network(Some(user)) => return Ok(user.clone()),
+        Peer::Network(None) => {}
+    }
+    match bearer(headers) {
+        Some(token) => {
+            tokens.verify(token, &[], objects).map(|verified| verified.user).ok_or_else(unauthorized)
+        }
+        None if headers.contains_key(AUTHORIZATION) => Err(unauthorized()),
+        None => Ok(UserInfo::anonymous()),
+    }
+}
+
+/// The token of `Authorization: Bearer`, or of the WebSocket subprotocol that browsers use instead.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+pub(crate) fn unauthorized() -> Status {
+    Status::unauthorized()
+}
+
+/// The identity in a certificate that TLS has verified: user = common name, groups = organizations.
+pub(crate) fn certificate_user(certificate: &CertificateDer<'_>) -> Option<UserInfo> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let subject = parsed.subject();
+    let name = subject.iter_common_name().next()?.as_str().ok()?;
+    if name.is_empty() {
+        return None;
+    }
+    let groups: Vec<&str> = subject.iter_organization().filter_map(|entry| entry.as_str().ok()).collect();
+    Some(UserInfo::new(name, &groups))
+}

@@ -1,0 +1,350 @@
+//! The watch cache: every stored object of one resource, as the bytes that are served, and the recent changes to them.
+//!
+//! Reads never touch the datastore. One task, the [`feed`], receives every change in revision order and applies it to
+//! the cache of its key's prefix; lists take references under a read lock, and watchers follow the ring of changes at
+//! their own pace ([`Cursor`]). A watcher that falls out of the ring is closed, so it can slow down nobody.
+//!
+//! ```text
+//! datastore ── events ──> feed ──> Cache { objects, ring } ──> get, list
+//!                          │                └── pulse ───────> watchers (each with a Cursor into the ring)
+//!                          └── progress (revision up to which every cache is complete)
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::codec;
+use crate::strategy::SelectableField;
+
+mod extract;
+pub(crate) mod feed;
+
+/// Changes younger than this stay in the ring, so that a client that lost its connection can go on where it was.
+const RING_AGE: Duration = Duration::from_secs(75);
+/// This many changes stay however old they are.
+const RING_KEEP: usize = 100;
+/// More than this many do not stay however young they are.
+const RING_MAX: usize = 100_000;
+
+/// One stored object at one revision: what is sent, and beside it what selectors ask about.
+#[derive(Debug)]
+pub(crate) struct Object {
+    /// The bytes to serve, `resourceVersion` included.
+    pub bytes: Bytes,
+    /// The revision of the write that made it.
+    pub revision: i64,
+    /// `metadata.labels`, sorted by key.
+    pub labels: Box<[(Box<str>, Box<str>)]>,
+    /// Values of the kind's selectable fields, in the order of [`Cache::fields`].
+    pub fields: Box<[Box<str>]>,
+}
+
+impl Object {
+    /// The decoded object.
+    pub(crate) fn decode(&self) -> Result<Value, serde_json::Error> {
+        serde_json::from_slice(&self.bytes)
+    }
+}
+
+/// What happened to an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChangeKind {
+    Added,
+    Modified,
+    Deleted,
+}
+
+/// One change. For a deletion `object` is the last state, with the revision of the deletion.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub kind: ChangeKind,
+    /// `namespace/name` or `name`.
+    pub key: Arc<str>,
+    pub object: Arc<Object>,
+    pub previous: Option<Arc<Object>>,
+    at: Instant,
+}
+
+/// Where a watcher is in the ring.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cursor(u64);
+
+/// The watcher wants changes that are no longer known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TooOld {
+    /// The oldest revision a watch may start from.
+    pub oldest: i64,
+}
+
+/// The cache of one resource.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    /// Datastore prefix, with a slash at the end.
+    prefix: String,
+    fields: &'static [SelectableField],
+    state: RwLock<State>,
+    /// Sequence number after the newest change: wakes the watchers.
+    pulse: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct State {
+    objects: BTreeMap<Arc<str>, Arc<Object>>,
+    ring: VecDeque<Arc<Change>>,
+    /// Sequence number of the ring's front.
+    front: u64,
+    /// All changes after this revision are in the ring.
+    complete_after: i64,
+    /// The newest change applied.
+    last_modified: i64,
+}
+
+/// A part of the cache at one moment.
+pub(crate) struct Page {
+    pub items: Vec<(Arc<str>, Arc<Object>)>,
+    /// The newest change the page shows.
+    pub revision: i64,
+    /// Key after which the next page starts, and how many objects are left (of the unfiltered rest).
+    pub next: Option<(Arc<str>, usize)>,
+    /// Cursor from which a watch continues without a gap.
+    pub cursor: Cursor,
+}
+
+impl Cache {
+    /// An empty cache that is complete as of `revision`.
+    pub(crate) fn new(prefix: String, fields: &'static [SelectableField], revision: i64) -> Self {
+        let state = State {
+            objects: BTreeMap::new(),
+            ring: VecDeque::new(),
+            front: 0,
+            complete_after: revision,
+            last_modified: 0,
+        };
+        Self { prefix, fields, state: RwLock::new(state), pulse: watch::Sender::new(0) }
+    }
+
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    pub(crate) fn fields(&self) -> &'static [SelectableField] {
+        self.fields
+    }
+
+    /// The object with this `namespace/name` or `name`.
+    pub(crate) fn get(&self, key: &str) -> Option<Arc<Object>> {
+        self.read().objects.get(key).cloned()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.read().objects.len()
+    }
+
+    /// Revision of the newest change.
+    pub(crate) fn last_modified(&self) -> i64 {
+        self.read().last_modified
+    }
+
+    /// Objects whose key starts with `prefix` and sorts after `after`, that `keep` keeps; at most `limit` (0: all).
+    pub(crate) fn page(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        keep: impl Fn(&str, &Object) -> bool,
+    ) -> Page {
+        let state = self.read();
+        let start = match after {
+            Some(after) => Bound::Excluded(after),
+            None => Bound::Included(prefix),
+        };
+        let mut rest = state
+            .objects
+            .range::<str, _>((start, Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .peekable();
+        let mut items = Vec::new();
+        let mut next = None;
+        while let Some((key, object)) = rest.next() {
+            if !keep(key, object) {
+                continue;
+            }
+            items.push((key.clone(), object.clone()));
+            if limit > 0 && items.len() == limit {
+                next = rest.peek().is_some().then(|| (key.clone(), rest.count()));
+                break;
+            }
+        }
+        Page { items, revision: state.last_modified, next, cursor: state.end() }
+    }
+
+    /// Where a watch starts that has seen everything up to `revision`.
+    pub(crate) fn cursor_after(&self, revision: i64) -> Result<Cursor, TooOld> {
+        let state = self.read();
+        if revision < state.complete_after {
+            return Err(TooOld { oldest: state.complete_after });
+        }
+        let index = state.ring.partition_point(|change| change.object.revision <= revision);
+        Ok(Cursor(state.front + index as u64))
+    }
+
+    /// Up to `max` changes from the cursor on, which moves behind them.
+    pub(crate) fn changes(&self, cursor: &mut Cursor, max: usize) -> Result<Vec<Arc<Change>>, TooOld> {
+        let state = self.read();
+        let Some(index) = cursor.0.checked_sub(state.front) else {
+            return Err(TooOld { oldest: state.complete_after });
+        };
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        let changes: Vec<_> = state.ring.iter().skip(index).take(max).cloned().collect();
+        cursor.0 += changes.len() as u64;
+        Ok(changes)
+    }
+
+    /// Becomes ready whenever something changed since the receiver last looked.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.pulse.subscribe()
+    }
+
+    /// Take in an object without making it a change: the first fill.
+    pub(crate) fn fill(&self, key: &str, stored: &[u8], revision: i64) {
+        let object = Arc::new(self.object(stored, revision));
+        let mut state = self.write();
+        state.last_modified = state.last_modified.max(revision);
+        state.objects.insert(key.into(), object);
+    }
+
+    /// Apply one event of the datastore. `stored` is the new value, or for a deletion the last one.
+    fn apply(&self, key: &str, stored: &[u8], revision: i64, deleted: bool) {
+        let object = Arc::new(self.object(stored, revision));
+        let mut state = self.write();
+        let key: Arc<str> = match state.objects.get_key_value(key) {
+            Some((own, _)) => own.clone(),
+            None => key.into(),
+        };
+        let previous = if deleted {
+            state.objects.remove(&key)
+        } else {
+            state.objects.insert(key.clone(), object.clone())
+        };
+        let kind = match (&previous, deleted) {
+            (_, true) => ChangeKind::Deleted,
+            (None, false) => ChangeKind::Added,
+            (Some(_), false) => ChangeKind::Modified,
+        };
+        state.last_modified = revision;
+        state.ring.push_back(Arc::new(Change { kind, key, object, previous, at: Instant::now() }));
+        state.trim();
+        let end = state.end().0;
+        drop(state);
+        self.pulse.send_replace(end);
+    }
+
+    /// The object that stored bytes stand for.
+    pub(crate) fn object(&self, stored: &[u8], revision: i64) -> Object {
+        let (labels, fields) = extract::extract(stored, self.fields);
+        Object { bytes: codec::with_revision(stored, revision), revision, labels, fields }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn end(&self) -> Cursor {
+        Cursor(self.front + self.ring.len() as u64)
+    }
+
+    fn trim(&mut self) {
+        while self.ring.len() > RING_KEEP {
+            let Some(oldest) = self.ring.front() else { return };
+            if oldest.at.elapsed() < RING_AGE && self.ring.len() <= RING_MAX {
+                return;
+            }
+            self.complete_after = oldest.object.revision;
+            self.ring.pop_front();
+            self.front += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(label: &str) -> Vec<u8> {
+        format!(r#"{{"kind":"Pod","metadata":{{"labels":{{"app":"{label}"}}}},"spec":{{"nodeName":"n1"}}}}"#)
+            .into_bytes()
+    }
+
+    fn cache() -> Cache {
+        const FIELDS: &[SelectableField] = &[
+            SelectableField::text("spec.nodeName", &["spec", "nodeName"]),
+            SelectableField { name: "spec.hostNetwork", path: &["spec", "hostNetwork"], absent: "false" },
+        ];
+        Cache::new("/registry/pods/".to_owned(), FIELDS, 10)
+    }
+
+    #[test]
+    fn objects_carry_the_revision_of_their_write_and_what_selectors_need() {
+        let cache = cache();
+        cache.apply("ns/a", &pod("x"), 11, false);
+        let object = cache.get("ns/a").unwrap();
+        assert_eq!(object.decode().unwrap()["metadata"]["resourceVersion"], "11");
+        assert_eq!(&*object.labels, &[("app".into(), "x".into())]);
+        assert_eq!(&*object.fields, &["n1".into(), "false".into()]);
+    }
+
+    #[test]
+    fn a_watch_from_a_revision_sees_exactly_what_came_after() {
+        let cache = cache();
+        cache.apply("ns/a", &pod("x"), 11, false);
+        cache.apply("ns/a", &pod("y"), 13, false);
+        cache.apply("ns/a", &pod("y"), 14, true);
+        assert_eq!(cache.cursor_after(9).unwrap_err(), TooOld { oldest: 10 });
+        let mut cursor = cache.cursor_after(12).unwrap();
+        let changes = cache.changes(&mut cursor, 10).unwrap();
+        let kinds: Vec<_> = changes.iter().map(|c| (c.kind, c.object.revision)).collect();
+        assert_eq!(kinds, [(ChangeKind::Modified, 13), (ChangeKind::Deleted, 14)]);
+        assert!(cache.changes(&mut cursor, 10).unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watcher_that_falls_out_of_the_ring_is_told_so() {
+        let cache = cache();
+        let mut slow = cache.cursor_after(10).unwrap();
+        for revision in 11..=(11 + RING_KEEP as i64) {
+            cache.apply("ns/a", &pod("x"), revision, false);
+            tokio::time::advance(RING_AGE).await;
+        }
+        assert!(cache.changes(&mut slow, 1).is_err());
+        assert!(cache.cursor_after(10).is_err());
+        assert!(cache.cursor_after(11).is_ok());
+    }
+
+    #[test]
+    fn pages_continue_after_the_last_key_and_stay_in_their_namespace() {
+        let cache = cache();
+        for (index, key) in ["a/1", "a/2", "a/3", "b/1"].iter().enumerate() {
+            cache.fill(key, &pod("x"), 5 + index as i64);
+        }
+        let first = cache.page("a/", None, 2, |_, _| true);
+        let (after, left) = first.next.unwrap();
+        assert_eq!((&*after, left), ("a/2", 2));
+        let second = cache.page("a/", Some(&after), 2, |_, _| true);
+        assert_eq!(second.items.len(), 1);
+        assert!(second.next.is_none());
+        assert_eq!(second.revision, 8);
+    }
+}

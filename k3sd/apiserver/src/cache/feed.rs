@@ -1,0 +1,149 @@
+//! Fills the caches at start and keeps them complete: the one reader of the datastore's watch.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use datastore::{Datastore, Event, EventKind, Revision};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::Cache;
+use crate::registry::Registry;
+
+/// How long a read waits for a revision that the caches have not reached.
+const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
+const ROOT: &str = "/registry/";
+
+/// A cache to add while the feed runs, and where to say that it is filled.
+type Addition = (Arc<Cache>, oneshot::Sender<Result<(), datastore::Error>>);
+
+/// Handle on the feed.
+#[derive(Debug, Clone)]
+pub(crate) struct Feed {
+    progress: watch::Receiver<i64>,
+    additions: mpsc::Sender<Addition>,
+}
+
+/// The caches did not reach a revision in time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NotFresh {
+    pub wanted: i64,
+    pub current: i64,
+}
+
+impl Feed {
+    /// The revision up to which every cache is complete.
+    pub(crate) fn revision(&self) -> i64 {
+        *self.progress.borrow()
+    }
+
+    /// Wait until the caches show `revision`.
+    pub(crate) async fn wait(&self, revision: i64) -> Result<(), NotFresh> {
+        if self.revision() >= revision {
+            return Ok(());
+        }
+        let mut progress = self.progress.clone();
+        let reached = progress.wait_for(|current| *current >= revision);
+        match tokio::time::timeout(FRESH_TIMEOUT, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(NotFresh { wanted: revision, current: self.revision() }),
+        }
+    }
+
+    /// Fill a cache that the registry has just got, in step with the stream of events.
+    pub(crate) async fn fill(&self, cache: Arc<Cache>) -> Result<(), datastore::Error> {
+        let (done, filled) = oneshot::channel();
+        self.additions.send((cache, done)).await.map_err(|_| datastore::Error::Closed)?;
+        filled.await.map_err(|_| datastore::Error::Closed)?
+    }
+}
+
+/// The task behind a [`Feed`].
+pub(crate) struct Feeder {
+    datastore: Arc<dyn Datastore>,
+    registry: Arc<Registry>,
+    watch: datastore::Watch,
+    progress: watch::Sender<i64>,
+    additions: mpsc::Receiver<Addition>,
+}
+
+/// Fill every cache of the registry from one consistent list and open the watch behind it.
+pub(crate) async fn start(
+    datastore: Arc<dyn Datastore>,
+    registry: Arc<Registry>,
+) -> Result<(Feed, Feeder), datastore::Error> {
+    let page = datastore.list(ROOT, None, 0, None).await?;
+    let watch = datastore.watch(page.revision).await?;
+    registry.rewind(page.revision.0);
+    for item in &page.items {
+        if let Some((cache, key)) = registry.cache_of(&item.key) {
+            cache.fill(key, &item.value, item.mod_revision.0);
+        }
+    }
+    let (progress, seen) = watch::channel(page.revision.0);
+    // Sixteen registrations may wait; the next waits to be queued.
+    let (sender, additions) = mpsc::channel(16);
+    let feed = Feed { progress: seen, additions: sender };
+    Ok((feed, Feeder { datastore, registry, watch, progress, additions }))
+}
+
+impl Feeder {
+    /// Apply events until cancelled, or until the datastore ends the watch.
+    pub(crate) async fn run(mut self, cancel: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                batch = self.watch.recv() => match batch {
+                    Some(batch) => self.apply(&batch),
+                    None if !self.reopen().await => return,
+                    None => {}
+                },
+                Some((cache, done)) = self.additions.recv() => {
+                    let filled = self.fill(&cache).await;
+                    // A caller that went away does not need the answer.
+                    let _gone = done.send(filled);
+                }
+            }
+        }
+    }
+
+    fn apply(&self, batch: &[Event]) {
+        for event in batch {
+            if let Some((cache, key)) = self.registry.cache_of(&event.kv.key) {
+                cache.apply(key, &event.kv.value, event.kv.mod_revision.0, event.kind == EventKind::Delete);
+            }
+        }
+        if let Some(last) = batch.last() {
+            self.progress.send_replace(last.kv.mod_revision.0);
+        }
+    }
+
+    /// The watch lagged and was closed: go on from where it was.
+    async fn reopen(&mut self) -> bool {
+        let from = Revision(*self.progress.borrow());
+        match self.datastore.watch(from).await {
+            Ok(watch) => {
+                warn!(rv = from.0, "datastore watch reopened");
+                self.watch = watch;
+                true
+            }
+            Err(datastore::Error::Closed) => false,
+            Err(error) => {
+                error!(%error, "the watch cache lost its datastore watch");
+                false
+            }
+        }
+    }
+
+    async fn fill(&self, cache: &Cache) -> Result<(), datastore::Error> {
+        let at = Revision(*self.progress.borrow());
+        let page = self.datastore.list(cache.prefix(), None, 0, Some(at)).await?;
+        for item in &page.items {
+            if let Some(key) = item.key.strip_prefix(cache.prefix()) {
+                cache.fill(key, &item.value, item.mod_revision.0);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,189 @@
+//! The one way through the server, for every request over every transport:
+//!
+//! ```text
+//! extra routes ─ authentication ─ authorization ─ verb (decode ─ defaults ─ admission ─ validation ─ store ─ encode)
+//! ```
+//!
+//! Everything up to the verb happens here; each verb is a file below `verbs/`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Method};
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::upgrade::OnUpgrade;
+use machinery::status::Status;
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::authn::{self, Peer};
+use crate::body::BoxError;
+use crate::registry::Entry;
+use crate::request::{Query, RequestInfo};
+use crate::respond::{self, Response};
+use crate::server::{ApiRequest, Shared};
+use crate::strategy::Context;
+use crate::user::UserInfo;
+use crate::{authz, nonresource, verbs};
+
+/// Upstream's limit on request bodies.
+const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+
+/// One request for a resource, past authentication and authorization.
+pub(crate) struct Call {
+    pub shared: Arc<Shared>,
+    pub entry: Arc<Entry>,
+    pub info: RequestInfo,
+    pub query: Query,
+    pub user: UserInfo,
+    pub method: Method,
+    pub headers: HeaderMap,
+    /// Path and query as they were sent.
+    pub target: String,
+    pub upgrade: Option<OnUpgrade>,
+    /// In a mutex only to make the call `Sync`: the one reader has it exclusively.
+    pub body: Mutex<UnsyncBoxBody<Bytes, BoxError>>,
+}
+
+impl Call {
+    /// The whole body.
+    pub(crate) async fn read_body(&mut self) -> Result<Bytes, Status> {
+        read(self.take_body()).await
+    }
+
+    /// The body, unread.
+    pub(crate) fn take_body(&mut self) -> UnsyncBoxBody<Bytes, BoxError> {
+        std::mem::take(self.body.get_mut().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What strategies and admission look at.
+    pub(crate) fn context(&self, dry_run: bool) -> Context<'_> {
+        self.shared.context(&self.entry, &self.user, &self.info.namespace, &self.info.subresource, dry_run)
+    }
+
+    /// Prefix of this request's objects in the cache.
+    pub(crate) fn cache_prefix(&self) -> String {
+        if self.info.namespace.is_empty() { String::new() } else { format!("{}/", self.info.namespace) }
+    }
+}
+
+/// A request body, within the limit.
+pub(crate) async fn read(mut body: UnsyncBoxBody<Bytes, BoxError>) -> Result<Bytes, Status> {
+    let mut whole = Bytes::new();
+    let mut parts = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Status::bad_request(error.to_string()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.is_empty() && parts.is_empty() {
+            whole = data;
+            continue;
+        }
+        // A second chunk: now it has to be put together.
+        parts.extend_from_slice(&std::mem::take(&mut whole));
+        parts.extend_from_slice(&data);
+        if parts.len() > MAX_BODY_BYTES {
+            break;
+        }
+    }
+    if !parts.is_empty() {
+        whole = parts.into();
+    }
+    if whole.len() > MAX_BODY_BYTES {
+        return Err(Status::too_large(&format!("limit is {MAX_BODY_BYTES}")));
+    }
+    Ok(whole)
+}
+
+impl Shared {
+    /// What strategies and admission look at.
+    pub(crate) fn context<'a>(
+        &'a self,
+        entry: &'a Entry,
+        user: &'a UserInfo,
+        namespace: &'a str,
+        subresource: &'a str,
+        dry_run: bool,
+    ) -> Context<'a> {
+        Context {
+            resource: &entry.resource,
+            subresource,
+            namespace: if entry.resource.namespaced { namespace } else { "" },
+            user,
+            dry_run,
+            config: &self.config,
+            allocators: &self.allocators,
+            objects: &self.registry,
+        }
+    }
+
+    /// Wait until the caches show everything that was written before now.
+    pub(crate) async fn fresh(&self) -> Result<(), Status> {
+        let revision = self
+            .datastore
+            .revision()
+            .await
+            .map_err(|error| Status::internal(crate::errors::chain(&error)))?;
+        self.feed.wait(revision.0).await.map_err(crate::errors::not_fresh)
+    }
+}
+
+/// Answer one request.
+pub(crate) async fn handle(shared: Arc<Shared>, peer: Peer, request: ApiRequest) -> Response {
+    if let Some(extra) = shared.extra.get()
+        && extra.owns(request.uri().path())
+    {
+        let client = match &peer {
+            Peer::Trusted(user) => Some(user.clone()),
+            Peer::Network(user) => user.clone(),
+        };
+        let answer = extra.answer(request, client).await;
+        return answer.unwrap_or_else(|| respond::status(&Status::unknown_path()));
+    }
+    let started = Instant::now();
+    let (parts, body) = request.into_parts();
+    let query = Query::parse(parts.uri.query());
+    let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
+    let labels = (info.verb, info.resource.clone());
+    let response = match answer(&shared, &peer, parts, body, info, query).await {
+        Ok(response) => response,
+        Err(status) => respond::status(&status),
+    };
+    shared.metrics.record(labels.0, &labels.1, response.status().as_u16(), started.elapsed());
+    response
+}
+
+async fn answer(
+    shared: &Arc<Shared>,
+    peer: &Peer,
+    mut parts: Parts,
+    body: UnsyncBoxBody<Bytes, BoxError>,
+    info: RequestInfo,
+    query: Query,
+) -> Result<Response, Status> {
+    let user = authn::authenticate(peer, &parts.headers, &shared.tokens, &shared.registry)?;
+    let user = authz::impersonate(shared, user, &parts.headers)?;
+    authz::authorize_request(shared, &user, &info, &query)?;
+    debug!(verb = info.verb, path = info.path, user = user.name, "request");
+    if !info.is_resource {
+        return nonresource::answer(shared, &parts, &info, &query, &user).await;
+    }
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
+    let tables = shared.registry.tables();
+    let entry = tables.find(&info.group, &info.version, &info.resource).ok_or_else(Status::unknown_path)?;
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
+    let call = Call {
+        shared: shared.clone(),
+        entry: entry.clone(),
+        info,
+        query,
+        user,
+        method: parts.method,
+        headers: parts.headers,
+        target,
+        upgrade,
+        body: Mutex::new(body),
+    };
+    verbs::dispatch(call).await
+}

@@ -1,0 +1,191 @@
+//! The API server as a whole: what it is built from, how it starts, and the ways in.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use datastore::Datastore;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use crate::admission::Admission;
+use crate::allocator::Allocators;
+use crate::authn::Peer;
+use crate::authn::token::{KeyError, Tokens};
+use crate::body::{Body, BoxError};
+use crate::cache::feed::{self, Feed};
+use crate::config::Config;
+use crate::kubelet::KubeletTransport;
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::user::UserInfo;
+use crate::{bootstrap, pipeline};
+
+/// A request as the pipeline sees it.
+pub(crate) type ApiRequest = Request<UnsyncBoxBody<Bytes, BoxError>>;
+
+/// Answers of [`ExtraRoutes`].
+pub type ExtraFuture = Pin<Box<dyn Future<Output = Option<Response<Body>>> + Send>>;
+
+/// Endpoints that share the port without being Kubernetes API: asked first, before authentication.
+/// `None` means "not mine".
+pub trait ExtraRoutes: Send + Sync + 'static {
+    /// True if this path is answered here. Must be cheap.
+    fn owns(&self, path: &str) -> bool;
+    /// Answer. `client` is the identity of the verified client certificate, if one was shown.
+    fn answer(
+        &self,
+        request: Request<UnsyncBoxBody<Bytes, BoxError>>,
+        client: Option<UserInfo>,
+    ) -> ExtraFuture;
+}
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The datastore cannot be read.
+    #[error("failed to read the datastore")]
+    Datastore(#[from] datastore::Error),
+    /// The service account keys cannot be used.
+    #[error("failed to use the service account keys")]
+    Keys(#[from] KeyError),
+    /// The certificates cannot be used.
+    #[error("failed to set up TLS")]
+    Tls(#[from] rustls::Error),
+    /// The client CA cannot be used.
+    #[error("failed to use the client certificate authority")]
+    ClientCa(#[from] rustls::server::VerifierBuilderError),
+    /// Objects that every cluster has could not be written.
+    #[error("failed to write the cluster's own {what}")]
+    Bootstrap {
+        /// Which object.
+        what: String,
+        /// Why.
+        #[source]
+        source: Box<machinery::status::Status>,
+    },
+}
+
+/// Everything requests share.
+pub(crate) struct Shared {
+    pub config: Config,
+    pub datastore: Arc<dyn Datastore>,
+    pub registry: Arc<Registry>,
+    pub feed: Feed,
+    pub allocators: Allocators,
+    pub tokens: Tokens,
+    pub admission: Admission,
+    pub kubelets: KubeletTransport,
+    pub metrics: Metrics,
+    pub tls: Arc<rustls::ServerConfig>,
+    pub extra: OnceLock<Arc<dyn ExtraRoutes>>,
+    /// Tasks that outlive their request: spliced connections.
+    pub tasks: TaskTracker,
+    pub cancel: CancellationToken,
+}
+
+/// A running API server. Clones are handles on the same server.
+#[derive(Clone)]
+pub struct ApiServer {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiServer").finish_non_exhaustive()
+    }
+}
+
+impl ApiServer {
+    /// Fill the caches, write the objects that every cluster has, and be ready for [`ApiServer::service_as`] and
+    /// [`ApiServer::serve`]. Background tasks end with `cancel`.
+    pub async fn start(
+        config: Config,
+        datastore: Arc<dyn Datastore>,
+        cancel: CancellationToken,
+    ) -> Result<Self, StartError> {
+        let registry = Arc::new(Registry::builtin());
+        let tokens = Tokens::new(&config)?;
+        let tls = crate::tls::server_config(&config)?;
+        let kubelets = KubeletTransport::new(&config)?;
+        let (feed, feeder) = feed::start(datastore.clone(), registry.clone()).await?;
+        let tasks = TaskTracker::new();
+        tasks.spawn(feeder.run(cancel.clone()).in_current_span());
+        let allocators = Allocators::new(&config.service_cidrs, config.node_port_range.clone());
+        allocators.adopt(&registry);
+        let shared = Arc::new(Shared {
+            config,
+            datastore,
+            registry,
+            feed,
+            allocators,
+            tokens,
+            admission: Admission::builtin(),
+            kubelets,
+            metrics: Metrics::default(),
+            tls,
+            extra: OnceLock::new(),
+            tasks,
+            cancel,
+        });
+        bootstrap::ensure(&shared).await?;
+        Ok(Self { shared })
+    }
+
+    /// Share the port with other endpoints. The first call wins.
+    pub fn with_extra_routes(self, routes: Arc<dyn ExtraRoutes>) -> Self {
+        // A second set of routes would be a wiring mistake; the first stays.
+        let _second = self.shared.extra.set(routes);
+        self
+    }
+
+    /// The in-process transport: the same pipeline, with this identity instead of authentication.
+    pub fn service_as(&self, user: UserInfo) -> InProcess {
+        InProcess { shared: self.shared.clone(), peer: Peer::Trusted(user) }
+    }
+
+    /// Read view of every stored object.
+    pub fn objects(&self) -> &Registry {
+        &self.shared.registry
+    }
+}
+
+/// See [`ApiServer::service_as`].
+#[derive(Clone)]
+pub struct InProcess {
+    shared: Arc<Shared>,
+    peer: Peer,
+}
+
+impl fmt::Debug for InProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InProcess").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl<B> tower::Service<Request<B>> for InProcess
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        let (shared, peer) = (self.shared.clone(), self.peer.clone());
+        Box::pin(async move { Ok(pipeline::handle(shared, peer, request).await) })
+    }
+}

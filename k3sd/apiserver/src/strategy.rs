@@ -1,0 +1,189 @@
+//! What a kind needs beyond its schema: one [`Strategy`] per kind, in one file per kind below `strategy/`.
+//!
+//! The pipeline (see `pipeline.rs` and `verbs/`) does everything that is the same for every kind: decoding, static defaults,
+//! metadata rules, optimistic concurrency, finalizers, generations, storing, watching. A strategy only says where a
+//! kind differs, so every method has a default that is right for a plain kind.
+//!
+//! Order on create: static schema defaults, [`Strategy::default`], mutating admission, [`Strategy::begin_create`],
+//! [`Strategy::prepare_create`], [`Strategy::validate_create`], validating admission, store.
+//! Order on update: the same with `begin_update`, `prepare_update` (or `prepare_status_update`), `validate_update`.
+//!
+//! To add a kind: write `strategy/KIND.rs` with a unit struct that implements [`Strategy`], and add one line to [`lookup`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use machinery::kinds::Resource;
+use machinery::status::{FieldError, Status};
+use serde_json::Value;
+
+use crate::allocator::{Allocators, Reservation};
+use crate::config::Config;
+use crate::registry::Registry;
+use crate::user::UserInfo;
+
+mod plain;
+
+/// What a strategy may look at while it works on one request.
+pub struct Context<'a> {
+    /// The resource the request is for.
+    pub resource: &'a Resource,
+    /// The subresource, or "".
+    pub subresource: &'a str,
+    /// The request's namespace, or "" for cluster-scoped resources.
+    pub namespace: &'a str,
+    /// Who asks.
+    pub user: &'a UserInfo,
+    /// True when nothing may be kept (`dryRun=All`).
+    pub dry_run: bool,
+    /// The server's configuration (service CIDR, node port range, cluster domain, ...).
+    pub config: &'a Config,
+    /// Service addresses and node ports.
+    pub allocators: &'a Allocators,
+    /// Read view of every stored object (the watch cache): `objects.object(group, plural, namespace, name)`.
+    pub objects: &'a Registry,
+}
+
+/// What may be done when an object is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Graceful {
+    /// Delete at once.
+    Immediate,
+    /// Set `deletionTimestamp` and `deletionGracePeriodSeconds`; somebody (the kubelet) deletes again with 0.
+    Seconds(i64),
+}
+
+/// How one kind differs from a plain kind. Every method has a default.
+///
+/// All methods are synchronous and must not block: they see the watch cache, never the datastore.
+#[allow(unused_variables, reason = "default bodies ignore what overriding strategies use")]
+pub trait Strategy: Send + Sync + 'static {
+    /// Defaults that depend on other fields. Runs after the static ones of the schema, on every write.
+    fn default(&self, object: &mut Value) {}
+
+    /// Reserve what the object needs (addresses, ports) and fill it in. Given back if the create fails or is a dry run.
+    fn begin_create(&self, cx: &Context<'_>, object: &mut Value) -> Result<Reservation, Status> {
+        Ok(Reservation::none())
+    }
+
+    /// Reserve what the changed object newly needs. Given back if the update fails or is a dry run.
+    fn begin_update(&self, cx: &Context<'_>, object: &mut Value, old: &Value) -> Result<Reservation, Status> {
+        Ok(Reservation::none())
+    }
+
+    /// Bring a new object into its first shape. `status` has been dropped already (see `keeps_status_on_create`).
+    fn prepare_create(&self, cx: &Context<'_>, object: &mut Value) {}
+
+    /// Bring an updated object in shape. `status` is the old one already when the kind has a status subresource.
+    fn prepare_update(&self, cx: &Context<'_>, object: &mut Value, old: &Value) {}
+
+    /// The same for the status subresource: `object` is the old object with the new `status` and `metadata`
+    /// (labels, annotations, finalizers and owner references of the request).
+    fn prepare_status_update(&self, cx: &Context<'_>, object: &mut Value, old: &Value) {}
+
+    /// Everything that is wrong with a new object, field by field. Metadata is checked by the pipeline.
+    fn validate_create(&self, cx: &Context<'_>, object: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Everything that is wrong with an update. `cx.subresource` tells a status update from a main one.
+    fn validate_update(&self, cx: &Context<'_>, object: &Value, old: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Texts for `Warning:` headers.
+    fn warnings(&self, cx: &Context<'_>, object: &Value, old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What is wrong with this `metadata.name` (or, with `prefix`, this `generateName`). Default: DNS-1123 subdomain.
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        crate::names::dns1123_subdomain(name, prefix)
+    }
+
+    /// True when create keeps the `status` that was sent (nodes).
+    fn keeps_status_on_create(&self) -> bool {
+        false
+    }
+
+    /// True when `metadata.generation` counts changes outside `metadata` and `status`.
+    fn has_generation(&self) -> bool {
+        false
+    }
+
+    /// True when PUT on a name that does not exist creates the object.
+    fn allow_create_on_update(&self) -> bool {
+        false
+    }
+
+    /// True when PUT without a `resourceVersion` overwrites whatever is there.
+    fn allow_unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// How long deletion waits. `requested` is `deleteOptions.gracePeriodSeconds`.
+    fn graceful_delete(&self, cx: &Context<'_>, object: &Value, requested: Option<i64>) -> Graceful {
+        Graceful::Immediate
+    }
+
+    /// Called just before an object is deleted or marked for deletion; an error refuses the deletion.
+    fn check_delete(&self, cx: &Context<'_>, object: &Value) -> Result<(), Status> {
+        Ok(())
+    }
+
+    /// A change that comes with being marked for deletion (a namespace becomes Terminating).
+    fn mark_deleted(&self, object: &mut Value) {}
+
+    /// True when the object may not go although `metadata.finalizers` is empty (namespaces: `spec.finalizers`).
+    fn holds_deletion(&self, object: &Value) -> bool {
+        false
+    }
+
+    /// Propagation policy when the request names none: true orphans dependents (upstream: core/v1 replication controllers).
+    fn orphans_by_default(&self) -> bool {
+        false
+    }
+
+    /// Called after a successful update, to give back what only the old object used.
+    fn after_update(&self, cx: &Context<'_>, object: &Value, old: &Value) {}
+
+    /// Called after the object is gone, to give back what it used.
+    fn after_delete(&self, cx: &Context<'_>, old: &Value) {}
+
+    /// Paths, besides `metadata.name` and `metadata.namespace`, that field selectors may use. Each is the selector's own name for the
+    /// field and the JSON path it reads ("spec.nodeName" for both, usually).
+    fn selectable_fields(&self) -> &'static [SelectableField] {
+        &[]
+    }
+
+    /// Objects vanish by themselves after this time (events).
+    fn ttl(&self, object: &Value) -> Option<Duration> {
+        None
+    }
+}
+
+/// One field that field selectors may use.
+#[derive(Debug, Clone, Copy)]
+pub struct SelectableField {
+    /// Name in the selector, e.g. "spec.nodeName".
+    pub name: &'static str,
+    /// JSON path below the object, e.g. `["spec", "nodeName"]`. Scalars only; absent is "" (or `absent`).
+    pub path: &'static [&'static str],
+    /// Text when the field is absent (booleans use "false", numbers "0").
+    pub absent: &'static str,
+}
+
+impl SelectableField {
+    /// A text field.
+    pub const fn text(name: &'static str, path: &'static [&'static str]) -> Self {
+        Self { name, path, absent: "" }
+    }
+}
+
+/// The strategy for a kind. Kinds without an own one get the plain strategy.
+pub fn lookup(group: &str, plural: &str) -> Arc<dyn Strategy> {
+    match (group, plural) {
+        // One line per kind, sorted by group and plural.
+        _ => Arc::new(plain::Plain::of(group, plural)),
+    }
+}
