@@ -264,6 +264,7 @@ fn add_programs(tree: &mut Tree, programs: &Programs) -> anyhow::Result<()> {
     tree.copy("k3sd", &programs.k3sd, Path::new("/usr/bin/k3sd"), Kind::Program)?;
     // One binary, two programs: it looks at the name that it was called by.
     tree.link("/opt/cni/bin/skerry-cni", "/usr/bin/k3sd")?;
+    tree.link("/opt/cni/bin/loopback", "/usr/bin/k3sd")?;
     for (name, binary, expose) in [("pause", &programs.pause, vec![]), ("demo", &programs.demo, vec![8080])] {
         let image = Image {
             name: format!("localhost/skerry/{name}:1"),

@@ -6,8 +6,10 @@
 //! The way of a request body: [`schema::decode_json`] → [`schema::check_types`] → [`schema::prune`] →
 //! [`schema::apply_static_defaults`] → the kind's strategy. Faults become a [`status::Status`].
 
+pub mod convert;
 pub mod kinds;
 pub mod meta;
+pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod schema;

@@ -14,14 +14,19 @@
 //! | `subnets` | one subnet per address family | required |
 //! | `dataDir` | directory of reservations, in which the network's name is a directory | `/var/lib/cni/networks` |
 //!
+//! Under the plugin type `loopback` it brings up `lo` and nothing else, for containerd before 2.0.
+//!
 //! Current limitations: no `bandwidth` capability, no static addresses.
 
 mod config;
 mod error;
 mod hostports;
 mod interfaces;
+mod loopback;
 mod result;
 mod store;
+
+pub(crate) use self::store::gateway;
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
@@ -31,6 +36,10 @@ use serde_json::{Value, json};
 use self::config::{Command, Network, Target, Version};
 use self::error::Error;
 use self::store::{Attachment, Store};
+
+/// The names under which this program is a CNI plugin: plugin types are names of programs.
+pub const PROGRAM_NAMES: [&str; 2] = ["skerry-cni", TYPE_LOOPBACK];
+const TYPE_LOOPBACK: &str = "loopback";
 
 /// Runs the plugin on the process's environment and standard streams.
 pub fn main() -> ExitCode {
@@ -58,9 +67,13 @@ fn run(input: &[u8]) -> Result<Value, Error> {
     if command == Command::Version {
         return Ok(versions(input));
     }
-    let network = Network::parse(input)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::Unavailable { problem: error.to_string() })?;
+    let (kind, version) = config::kind(input)?;
+    if kind == TYPE_LOOPBACK {
+        return runtime.block_on(loopback::run(command, version));
+    }
+    let network = Network::parse(input)?;
     runtime.block_on(async {
         match command {
             Command::Add => add(&network, &Target::from_environment()?).await,

@@ -111,14 +111,15 @@ impl Pace {
         Self { gather, interval, last: None }
     }
 
-    /// Waits until the next transaction may start. Cancel safe: nothing is recorded before the end.
-    pub async fn turn(&mut self) {
-        let mut at = Instant::now() + self.gather;
-        if let Some(last) = self.last {
-            at = at.max(last + self.interval);
-        }
-        tokio::time::sleep_until(at).await;
-        self.last = Some(at);
+    /// When a change that happens now may go out.
+    pub fn due(&self) -> Instant {
+        let gathered = Instant::now() + self.gather;
+        self.last.map_or(gathered, |last| gathered.max(last + self.interval))
+    }
+
+    /// Notes that a transaction starts now.
+    pub fn start(&mut self) {
+        self.last = Some(Instant::now());
     }
 }
 
@@ -128,15 +129,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn changes_are_gathered_first_and_spaced_afterwards() {
-        let start = Instant::now();
-        let mut pace = Pace::new(Duration::from_millis(10), Duration::from_secs(1));
-        pace.turn().await;
-        assert_eq!(start.elapsed(), Duration::from_millis(10));
-        pace.turn().await;
-        assert_eq!(start.elapsed(), Duration::from_millis(1010));
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        let idle = Instant::now();
-        pace.turn().await;
-        assert_eq!(idle.elapsed(), Duration::from_millis(10));
+        let (gather, interval) = (Duration::from_millis(10), Duration::from_secs(1));
+        let mut pace = Pace::new(gather, interval);
+        let first = Instant::now();
+        assert_eq!(pace.due(), first + gather);
+        pace.start();
+        assert_eq!(pace.due(), first + interval);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(pace.due(), Instant::now() + gather);
     }
 }

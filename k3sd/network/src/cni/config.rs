@@ -128,6 +128,20 @@ fn check_interface(name: &str) -> Result<(), Error> {
     Err(Error::Environment { variable: "CNI_IFNAME", problem: format!("is not an interface name: '{name}'") })
 }
 
+/// The plugin type and the version that a configuration asks for.
+pub(crate) fn kind(input: &[u8]) -> Result<(String, Version), Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Head {
+        #[serde(default)]
+        cni_version: String,
+        #[serde(default, rename = "type")]
+        kind: String,
+    }
+    let head: Head = serde_json::from_slice(input).map_err(Error::Decode)?;
+    Ok((head.kind, Version::parse(&head.cni_version)?))
+}
+
 /// The network configuration as it comes on standard input. Unknown keys are the runtime's and are ignored, as the
 /// specification asks.
 #[derive(Debug, Deserialize)]

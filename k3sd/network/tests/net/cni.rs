@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 
 use crate::space::{Space, get, ip, nft, on_a_node};
 
-struct Plugin {
+pub(crate) struct Plugin {
     data: tempfile::TempDir,
     subnets: Value,
     version: &'static str,
 }
 
 impl Plugin {
-    fn new(subnets: Value) -> Self {
+    pub(crate) fn new(subnets: Value) -> Self {
         Self { data: tempfile::tempdir().unwrap(), subnets, version: "1.0.0" }
     }
 
@@ -42,7 +42,7 @@ impl Plugin {
         if output.status.success() { Ok(answer) } else { Err(answer) }
     }
 
-    fn add(&self, container: &str, pod: &Space) -> Value {
+    pub(crate) fn add(&self, container: &str, pod: &Space) -> Value {
         self.run("ADD", container, Some(&pod.path()), json!({})).unwrap()
     }
 
@@ -183,6 +183,20 @@ fn a_host_port_is_one_pods_until_that_pod_is_gone() {
         let second = Space::new();
         drop(first);
         plugin.add_with_port("second", &second, 8080).unwrap();
+    });
+}
+
+#[test]
+fn as_loopback_it_brings_up_lo_and_nothing_else() {
+    on_a_node(|| {
+        let plugin = Plugin::new(json!([]));
+        let pod = Space::new();
+        let extra = json!({"type": "loopback", "cniVersion": "0.3.1", "name": "cni-loopback"});
+        let result = plugin.run("ADD", "a", Some(&pod.path()), extra.clone()).unwrap();
+        assert_eq!(result["ips"][0]["address"], "127.0.0.1/8");
+        assert_eq!(result["interfaces"][0]["name"], "lo");
+        plugin.run("CHECK", "a", Some(&pod.path()), extra.clone()).unwrap();
+        plugin.run("DEL", "a", None, extra).unwrap();
     });
 }
 

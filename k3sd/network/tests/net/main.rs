@@ -2,5 +2,7 @@
 //!
 //! They need root (or the right to make namespaces) and `nft`; without these they say so and pass.
 
+mod api;
 mod cni;
+mod node;
 mod space;

@@ -1,0 +1,106 @@
+# What people and CI run. `./just --list` shows it all; `./just run` and `./just test` do their own set-up.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+# === variables: change them on the command line, as in `./just out=/tmp/image run` ===
+
+# Static binaries come from the host's own target with the C library linked in.
+target := "x86_64-unknown-linux-gnu"
+target_dir := env("CARGO_TARGET_DIR", justfile_directory() / "target")
+binaries := target_dir / target / "release"
+
+# Where the image goes, and the state disk and kubeconfig of `run` beside it.
+out := env("SKERRY_OUT", justfile_directory() / "build/image")
+
+# Programs of the appliance, and the tools that build and boot it.
+programs := "-p k3sd -p init -p pause -p demo"
+tools := "-p image -p qemu"
+
+# Links the C library in. Works with --target only: else it would reach procedural macros, which cannot be static.
+static := "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS='-C target-feature=+crt-static'"
+
+# Prints the recipes.
+default:
+    @just --list
+
+# Builds everything and boots it in QEMU. Arguments go to `qemu run`, such as --fresh or --headless --until ready.
+run *arguments: image
+    #!/usr/bin/env bash
+    set -euo pipefail
+    kubectl="$(command -v kubectl || {{ binaries }}/image tool kubectl)"
+    exec {{ binaries }}/qemu run {{ out }} --kubectl "$kubectl" {{ arguments }}
+
+# Everything CI checks: format, lints, unit and integration tests, and a booted image.
+test *arguments: setup check image
+    #!/usr/bin/env bash
+    set -euo pipefail
+    # What tests/ takes its parts from.
+    export SKERRY_IMAGE={{ out }} SKERRY_BINARIES={{ binaries }}
+    KUBECTL="$(command -v kubectl || {{ binaries }}/image tool kubectl)"
+    export KUBECTL
+    cargo test --locked --workspace --exclude tests {{ arguments }}
+    cargo test --locked -p tests {{ arguments }}
+
+# Format and lints.
+check:
+    cargo fmt --all --check
+    cargo clippy --locked --workspace --all-targets -- -D warnings
+
+# The static binaries.
+build: setup
+    {{ static }} cargo build --locked --release --target {{ target }} {{ programs }} {{ tools }}
+
+# Kernel, initramfs and root file system, from the binaries and Debian's packages. Arguments go to `image build`.
+image *arguments: build
+    {{ binaries }}/image build --out {{ out }} --binaries {{ binaries }} {{ arguments }}
+
+# Installs what a fresh Debian 12 or 13 lacks for all of the above; does nothing where nothing is missing.
+setup:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    missing=()
+    # need PROBE PACKAGE...: the probe is a command's name or a file's path
+    need() {
+        local probe="$1"; shift
+        if [[ "$probe" == /* ]]; then [[ -e "$probe" ]] || missing+=("$@")
+        else PATH="$PATH:/usr/sbin:/sbin" command -v "$probe" >/dev/null || missing+=("$@"); fi
+    }
+    # To build: C for SQLite and TLS, protoc and its standard files for the container runtime interface.
+    need gcc gcc libc6-dev
+    need make make
+    need pkg-config pkg-config
+    need git git
+    need curl curl
+    need protoc protobuf-compiler
+    need /usr/include/google/protobuf/descriptor.proto libprotobuf-dev
+    need /etc/ssl/certs/ca-certificates.crt ca-certificates
+    # To boot the image.
+    need qemu-system-x86_64 qemu-system-x86
+    need setpriv util-linux
+    # To run a node on this host. A containerd that is here, such as Docker's, stays.
+    need containerd containerd
+    need runc runc
+    need crun crun
+    need nft nftables
+    need ip iproute2
+    if (( ${#missing[@]} > 0 )); then
+        if ! command -v apt-get >/dev/null; then
+            echo "setup: please install what Debian calls: ${missing[*]}" >&2
+            exit 1
+        fi
+        root=(); [[ $(id -u) == 0 ]] || root=(sudo)
+        echo "setup: installing ${missing[*]}"
+        "${root[@]}" apt-get -qq update || echo "setup: some package lists could not be fetched; going on" >&2
+        DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get -qq install -y --no-install-recommends "${missing[@]}"
+    fi
+    if ! command -v cargo >/dev/null; then
+        if apt-cache show rustup >/dev/null 2>&1; then
+            root=(); [[ $(id -u) == 0 ]] || root=(sudo)
+            "${root[@]}" apt-get -qq install -y --no-install-recommends rustup
+        else
+            echo "setup: there is no Rust here; install it with https://rustup.rs and come back" >&2
+            exit 1
+        fi
+    fi
+    # rustup fetches the toolchain that rust-toolchain.toml pins on first use; any other cargo must be new enough.
+    cargo --version >/dev/null

@@ -1,0 +1,128 @@
+//! The console: whole lines to every terminal the kernel was told about, never blocking for long.
+//!
+//! A serial port can be stuck (no carrier, flow control, a reader that went away). So terminals are opened without
+//! blocking, a write waits for room for a bounded time, and a terminal that had no room is skipped until it has.
+//!
+//! Two kinds of text go out. Lines that begin with `skerry: ` are a stable format that programs may wait for (see
+//! `docs`), written by [`say!`]. Everything else (service logs, the status block) is for people.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+
+/// How long one piece of text may wait for a slow terminal: 4 KiB at 115200 baud take about 0.36 s.
+const PATIENCE: Duration = Duration::from_millis(1000);
+
+static TERMINALS: Mutex<Vec<Terminal>> = Mutex::new(Vec::new());
+
+struct Terminal {
+    file: File,
+    stuck: bool,
+}
+
+/// Writes one `skerry: ...` line.
+macro_rules! say {
+    ($($arg:tt)*) => { $crate::console::write(&format!("skerry: {}\n", format_args!($($arg)*))) };
+}
+pub(crate) use say;
+
+/// Points fds 0, 1 and 2 at `/dev/console` and opens every terminal of `/sys/class/tty/console/active` for output.
+///
+/// The kernel leaves PID 1 without fds when the initramfs has no `/dev/console`, and a later `open` would get a number
+/// that children take for their standard output; so this is the first thing to do once `/dev` is there.
+pub(crate) fn open() {
+    if let Some(console) = open_terminal("console") {
+        // Blocking for the three fds: tools that write through them do not expect EAGAIN.
+        let _ = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(OFlag::O_NOCTTY.bits())
+            .open("/dev/console")
+            .map(|blocking| {
+                let _ = nix::unistd::dup2_stdin(&blocking);
+                let _ = nix::unistd::dup2_stdout(&blocking);
+                let _ = nix::unistd::dup2_stderr(&blocking);
+            });
+        let active = std::fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
+        let mut terminals: Vec<_> = active.split_whitespace().filter_map(open_terminal).collect();
+        if terminals.is_empty() {
+            terminals.push(console);
+        }
+        *lock() = terminals;
+    }
+}
+
+/// Writes `text` to every terminal, and drops what does not fit in time.
+pub(crate) fn write(text: &str) {
+    for terminal in lock().iter_mut() {
+        terminal.write(text.as_bytes());
+    }
+}
+
+fn lock() -> std::sync::MutexGuard<'static, Vec<Terminal>> {
+    TERMINALS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn open_terminal(name: &str) -> Option<Terminal> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = OpenOptions::new().write(true).custom_flags(flags.bits()).open(format!("/dev/{name}")).ok()?;
+    Some(Terminal { file, stuck: false })
+}
+
+impl Terminal {
+    fn write(&mut self, mut text: &[u8]) {
+        let deadline = Instant::now() + if self.stuck { Duration::ZERO } else { PATIENCE };
+        while !text.is_empty() {
+            match self.file.write(text) {
+                Ok(0) => return,
+                Ok(n) => text = &text[n..],
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    if !self.wait_for_room(deadline) {
+                        self.stuck = true;
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+        self.stuck = false;
+    }
+
+    fn wait_for_room(&self, deadline: Instant) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
+        matches!(nix::poll::poll(&mut fds, timeout), Ok(n) if n > 0)
+    }
+}
+
+/// Makes a panic visible and lets the machine reboot as `panic=` asks, as a kernel panic would.
+///
+/// PID 1 returning from `main` or aborting is a kernel panic whose text hides ours, so the hook never returns: it waits
+/// (`panic=0` waits for ever, for someone to read) and reboots.
+pub(crate) fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|info| {
+        write(&format!("skerry: panic in PID 1: {info}\n"));
+        let wait: i64 = std::fs::read_to_string("/proc/sys/kernel/panic")
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(10);
+        if wait == 0 {
+            loop {
+                std::thread::park();
+            }
+        }
+        if let Ok(seconds) = u64::try_from(wait) {
+            write(&format!("skerry: rebooting in {seconds} s\n"));
+            std::thread::sleep(Duration::from_secs(seconds));
+        }
+        let _ = nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_AUTOBOOT);
+    }));
+}

@@ -1,0 +1,101 @@
+//! containerd's configuration: K3s's paths, our pause image, crun by default, and nothing it does not need.
+
+use crate::services::{CONTAINERD_SOCKET, SHIM_CGROUP};
+
+/// Offered as a second runtime where the image has it.
+pub(crate) const RUNC: &str = "/usr/bin/runc";
+const CRUN: &str = "/usr/bin/crun";
+
+/// Plugins that are not used; each costs start-up time, above all under emulation.
+const DISABLED: &[&str] = &[
+    "io.containerd.snapshotter.v1.aufs",
+    "io.containerd.snapshotter.v1.blockfile",
+    "io.containerd.snapshotter.v1.btrfs",
+    "io.containerd.snapshotter.v1.devmapper",
+    "io.containerd.snapshotter.v1.native",
+    "io.containerd.snapshotter.v1.zfs",
+    "io.containerd.tracing.processor.v1.otlp",
+    "io.containerd.internal.v1.tracing",
+    "io.containerd.nri.v1.nri",
+    "io.containerd.internal.v1.opt",
+];
+
+/// The file's text (format version 2, which containerd 1.7 has and 2.x still reads).
+pub(crate) fn config(with_runc: bool) -> String {
+    let disabled: Vec<_> = DISABLED.iter().map(|plugin| format!("  {plugin:?},\n")).collect();
+    let runc = if with_runc { runtime("runc", RUNC) } else { String::new() };
+    format!(
+        r#"# Written by init at every boot.
+version = 2
+root = "/var/lib/rancher/k3s/agent/containerd"
+state = "/run/k3s/containerd"
+disabled_plugins = [
+{disabled}]
+
+[grpc]
+  address = "{CONTAINERD_SOCKET}"
+
+[ttrpc]
+  address = "{CONTAINERD_SOCKET}.ttrpc"
+
+[debug]
+  level = "warn"
+
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "localhost/skerry/pause:1"
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "10010"
+  enable_unprivileged_ports = true
+  enable_unprivileged_icmp = true
+  enable_selinux = false
+
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = "/opt/cni/bin"
+  conf_dir = "/var/lib/rancher/k3s/agent/etc/cni/net.d"
+
+[plugins."io.containerd.grpc.v1.cri".registry]
+  config_path = "/var/lib/rancher/k3s/agent/etc/containerd/certs.d"
+
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  snapshotter = "overlayfs"
+  default_runtime_name = "crun"
+  disable_snapshot_annotations = true
+
+{crun}{runc}"#,
+        disabled = disabled.concat(),
+        crun = runtime("crun", CRUN),
+    )
+}
+
+/// Without systemd the cgroup driver is cgroupfs, here and in the kubelet. Shims go to a group of their own, so that
+/// they and their containers outlive containerd.
+fn runtime(name: &str, binary: &str) -> String {
+    format!(
+        r#"[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{name}]
+  runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{name}.options]
+  BinaryName = "{binary}"
+  SystemdCgroup = false
+  ShimCgroup = "{SHIM_CGROUP}"
+
+"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_is_toml_and_runc_is_there_only_when_installed() {
+        for with_runc in [false, true] {
+            let table: toml::Table = config(with_runc).parse().unwrap();
+            let cri = &table["plugins"]["io.containerd.grpc.v1.cri"];
+            let runtimes = cri["containerd"]["runtimes"].as_table().unwrap();
+            assert_eq!(runtimes.contains_key("runc"), with_runc);
+            assert_eq!(runtimes["crun"]["options"]["BinaryName"].as_str(), Some("/usr/bin/crun"));
+            assert_eq!(table["grpc"]["address"].as_str(), Some(CONTAINERD_SOCKET));
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Messages as QEMU's, dnsmasq's and worse servers send them.
+
+use super::*;
+
+const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+const XID: u32 = 0xDEAD_BEEF;
+
+/// A reply with these options, for 10.0.2.15.
+fn reply(options: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut message = vec![0; HEADER_LEN];
+    message[0] = BOOT_REPLY;
+    message[4..8].copy_from_slice(&XID.to_be_bytes());
+    message[16..20].copy_from_slice(&[10, 0, 2, 15]);
+    message[28..34].copy_from_slice(&MAC);
+    message.extend_from_slice(&COOKIE);
+    for (number, data) in options {
+        message.extend_from_slice(&[*number, data.len() as u8]);
+        message.extend_from_slice(data);
+    }
+    message.push(option::END);
+    message
+}
+
+fn decode(message: &[u8]) -> Option<Reply> {
+    Reply::decode(message, XID, MAC, Instant::now())
+}
+
+#[tokio::test]
+async fn an_ack_gives_address_routes_servers_and_times() {
+    let message = reply(&[
+        (option::KIND, &[5]),
+        (option::MASK, &[255, 255, 255, 0]),
+        (option::ROUTER, &[10, 0, 2, 2]),
+        (option::DNS, &[10, 0, 2, 3]),
+        (option::LEASE_TIME, &86400u32.to_be_bytes()),
+        (option::SERVER, &[10, 0, 2, 2]),
+        (option::DOMAIN, b"lan\0"),
+    ]);
+    let Reply { kind, lease } = decode(&message).unwrap();
+    assert_eq!(kind, Kind::Ack);
+    assert_eq!(lease.address, "10.0.2.15/24".parse().unwrap());
+    let default =
+        Route { destination: "0.0.0.0/0".parse().unwrap(), gateway: Some(Ipv4Addr::new(10, 0, 2, 2)) };
+    assert_eq!(lease.routes, [default]);
+    assert_eq!(lease.dns, [Ipv4Addr::new(10, 0, 2, 3)]);
+    assert_eq!(lease.domain.as_deref(), Some("lan"));
+    let times = lease.times().unwrap();
+    assert_eq!([times.renew, times.rebind, times.end].map(|t| t.as_secs()), [43200, 75600, 86400]);
+}
+
+#[tokio::test]
+async fn answers_to_others_and_broken_ones_are_nothing() {
+    let good = reply(&[(option::KIND, &[2])]);
+    assert!(decode(&good).is_some());
+    assert!(Reply::decode(&good, XID + 1, MAC, Instant::now()).is_none(), "another transaction");
+    assert!(Reply::decode(&good, XID, [0; 6], Instant::now()).is_none(), "another client");
+    for len in 0..good.len() - 4 {
+        assert!(decode(&good[..len]).is_none(), "cut to {len} bytes");
+    }
+    let mut request = good.clone();
+    request[0] = BOOT_REQUEST;
+    assert!(decode(&request).is_none());
+    let mut nowhere = good;
+    nowhere[16..20].copy_from_slice(&[0; 4]);
+    assert!(decode(&nowhere).is_none(), "no address");
+}
+
+#[tokio::test]
+async fn classless_routes_replace_the_router() {
+    let message = reply(&[
+        (option::KIND, &[5]),
+        (option::ROUTER, &[10, 0, 2, 2]),
+        (option::ROUTES, &[0, 10, 0, 2, 1, 24, 192, 168, 9, 0, 0, 0, 0]),
+    ]);
+    let routes = decode(&message).unwrap().lease.routes;
+    assert_eq!(
+        routes,
+        [
+            Route { destination: "0.0.0.0/0".parse().unwrap(), gateway: Some(Ipv4Addr::new(10, 0, 2, 1)) },
+            Route { destination: "192.168.9.0/24".parse().unwrap(), gateway: None },
+        ]
+    );
+    assert_eq!(classless(&[33, 1, 2, 3, 4, 5, 0, 0, 0, 0]), None);
+    assert_eq!(classless(&[24, 1, 2]), None);
+}
+
+#[tokio::test]
+async fn a_split_option_is_joined_and_a_bad_domain_is_dropped() {
+    let message = reply(&[
+        (option::KIND, &[5]),
+        (option::DNS, &[1, 1]),
+        (option::DNS, &[1, 1, 8, 8, 8, 8]),
+        (option::DOMAIN, b"x\nnameserver 6.6.6.6"),
+    ]);
+    let lease = decode(&message).unwrap().lease;
+    assert_eq!(lease.dns, [Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(8, 8, 8, 8)]);
+    assert_eq!(lease.domain, None);
+}
+
+#[tokio::test]
+async fn an_infinite_lease_has_no_times_and_wrong_times_are_replaced() {
+    let times = |options: &[(u8, &[u8])]| {
+        let mut all = vec![(option::KIND, &[5u8][..])];
+        all.extend_from_slice(options);
+        decode(&reply(&all)).unwrap().lease.times()
+    };
+    assert_eq!(times(&[(option::LEASE_TIME, &[255; 4])]), None);
+    let wrong = times(&[
+        (option::LEASE_TIME, &80u32.to_be_bytes()),
+        (option::RENEW_TIME, &90u32.to_be_bytes()),
+        (option::REBIND_TIME, &70u32.to_be_bytes()),
+    ]);
+    assert_eq!(wrong.map(|t| [t.renew, t.rebind, t.end].map(|t| t.as_secs())), Some([40, 70, 80]));
+}
+
+#[tokio::test]
+async fn a_request_takes_the_offer_and_a_renewal_speaks_from_its_address() {
+    let message = reply(&[(option::KIND, &[2]), (option::SERVER, &[10, 0, 2, 2])]);
+    let offer = decode(&message).unwrap().lease;
+    let request = Request {
+        kind: Kind::Request,
+        transaction: XID,
+        mac: MAC,
+        hostname: "box",
+        current: None,
+        requested: None,
+        server: None,
+    };
+    let bytes = request.select(&offer).encode();
+    assert!(bytes.len() >= MIN_LEN);
+    assert_eq!(bytes[10..12], BROADCAST_FLAG.to_be_bytes());
+    let options = Options::read(&bytes[HEADER_LEN + COOKIE.len()..]).unwrap();
+    assert_eq!(options.get(option::REQUESTED), Some(&[10, 0, 2, 15][..]));
+    assert_eq!(options.get(option::SERVER), Some(&[10, 0, 2, 2][..]));
+    assert_eq!(options.get(option::HOSTNAME), Some(&b"box"[..]));
+
+    let current = Some(Ipv4Addr::new(10, 0, 2, 15));
+    let renewal = Request {
+        kind: Kind::Request,
+        transaction: XID,
+        mac: MAC,
+        hostname: "box",
+        current,
+        requested: None,
+        server: None,
+    };
+    let bytes = renewal.encode();
+    assert_eq!((&bytes[10..12], &bytes[12..16]), (&[0, 0][..], &[10, 0, 2, 15][..]));
+}

@@ -1,0 +1,123 @@
+//! The status block: what the machine is and how it is doing, on the console whenever that has changed and settled.
+//!
+//! Plain lines without cursor movement, so that it reads the same on a screen, on a serial line and in a log.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::board::{Board, Facts, Phase};
+use crate::console;
+
+/// Changes come in bursts; the block is shown when there was none for this long.
+const SETTLE: Duration = Duration::from_millis(400);
+const RULE: &str = "------------------------------------------------------------------------";
+
+/// Shows the block after every change that matters, for ever. Owned by the main task.
+pub(crate) async fn run(board: Board) {
+    let mut facts = board.watch();
+    let mut shown = String::new();
+    loop {
+        while let Ok(Ok(())) = tokio::time::timeout(SETTLE, facts.changed()).await {}
+        let now = facts.borrow_and_update().clone();
+        if is_settled(&now) {
+            let block = render(&now);
+            if block != shown {
+                console::write(&block);
+                shown = block;
+            }
+        }
+        if facts.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// While services start there is news every second; the lines tell it. The block waits for the outcome.
+fn is_settled(facts: &Facts) -> bool {
+    let moving = |phase: &Phase| matches!(phase, Phase::Starting | Phase::Stopping | Phase::Stopped);
+    !facts.services.values().any(|service| moving(&service.phase))
+}
+
+/// The block as text.
+fn render(facts: &Facts) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "  {name:<12} {value}");
+    };
+    let role = facts.role.map_or("none".to_owned(), |role| role.to_string());
+    line("host", &format!("{} (role {role})", facts.hostname));
+    line("address", facts.address.as_deref().unwrap_or("none yet"));
+    line("state", facts.state.as_deref().unwrap_or("none yet"));
+    for (name, service) in &facts.services {
+        let status = service.status.as_deref().map(|status| format!(": {status}")).unwrap_or_default();
+        let failures = match service.failures {
+            0 => String::new(),
+            1 => ", failed once".to_owned(),
+            count => format!(", failed {count} times"),
+        };
+        line(name, &format!("{}{failures}{status}", phase(&service.phase)));
+    }
+    for reason in &facts.maintenance {
+        line("maintenance", reason);
+    }
+    for problem in facts.problems.values() {
+        line("problem", problem);
+    }
+    if facts.announced {
+        let marks: Vec<_> =
+            facts.marks.iter().map(|(what, when)| format!("{what} {:.1}s", when.as_secs_f64())).collect();
+        line("since start", &marks.join(", "));
+    }
+    format!("{RULE}\n  Skerry {}\n{text}{RULE}\n", env!("CARGO_PKG_VERSION"))
+}
+
+fn phase(phase: &Phase) -> String {
+    match phase {
+        Phase::Waiting => "waiting for what it needs".to_owned(),
+        Phase::Starting => "starting".to_owned(),
+        Phase::Ready(took) => format!("ready after {:.1}s", took.as_secs_f64()),
+        Phase::Failed { reason, .. } => format!("failed ({reason}), will be started again"),
+        Phase::Stopping => "stopping".to_owned(),
+        Phase::Stopped => "stopped".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::board::Service;
+    use crate::config::Role;
+
+    #[test]
+    fn the_block_tells_role_address_services_and_problems() {
+        let containerd = Service { phase: Phase::Ready(Duration::from_millis(1900)), ..Service::default() };
+        let k3sd = Service {
+            phase: Phase::Failed {
+                reason: "was killed by SIGKILL".to_owned(),
+                retry_in: Duration::from_secs(1),
+            },
+            failures: 2,
+            ..Service::default()
+        };
+        let facts = Facts {
+            role: Some(Role::Server),
+            hostname: "box".to_owned(),
+            address: Some("eth0 10.0.2.15/24".to_owned()),
+            services: BTreeMap::from([("containerd", containerd), ("k3sd", k3sd)]),
+            problems: BTreeMap::from([("x".to_owned(), "attach a disk".to_owned())]),
+            ..Facts::default()
+        };
+        let text = render(&facts);
+        for expected in [
+            "host         box (role server)\n",
+            "address      eth0 10.0.2.15/24\n",
+            "containerd   ready after 1.9s\n",
+            "k3sd         failed (was killed by SIGKILL), will be started again, failed 2 times\n",
+            "problem      attach a disk\n",
+        ] {
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+}

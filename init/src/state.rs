@@ -1,0 +1,209 @@
+//! STATE: the one place that survives a reboot, mounted at /var.
+//!
+//! The rule about disks: use the one labelled `STATE`; else make the first *blank* disk into it; never touch a disk that holds
+//! anything else. Without a disk STATE is memory, which is said plainly, since then nothing survives.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::mount::{MsFlags, mount};
+use tokio::io::unix::AsyncFd;
+
+use crate::block::{self, Device};
+use crate::board::Board;
+use crate::config::StatePolicy;
+use crate::console::say;
+use crate::mounts;
+use crate::probe::{self, Content};
+use crate::readiness::readable;
+use crate::reaper::{Exit, Reaper};
+use crate::supervisor::ENVIRONMENT;
+use crate::uevent::Listener;
+
+/// Where STATE is mounted.
+pub(crate) const MOUNT_POINT: &str = "/var";
+/// What is ours on it: machine id, seed, clock, configuration.
+pub(crate) const OWN_DIR: &str = "/var/lib/skerry";
+/// How memory is called where a device would stand.
+pub(crate) const IN_MEMORY: &str = "memory";
+/// The volume label.
+const LABEL: &str = "STATE";
+/// A smaller disk holds no node.
+const SMALLEST: u64 = 64 << 20;
+/// How long a disk may take to appear before memory is used instead.
+const PATIENCE: Duration = Duration::from_secs(3);
+const MKE2FS: &str = "/usr/sbin/mke2fs";
+const E2FSCK: &str = "/usr/sbin/e2fsck";
+/// Everything above 2 means that errors are left, or that the check itself failed (e2fsck(8)).
+const E2FSCK_REBOOT: i32 = 2;
+
+/// Directories of STATE that must exist, with K3s's paths among them.
+const DIRECTORIES: &[&str] = &[
+    OWN_DIR,
+    "/var/lib/skerry/rancher",
+    "/var/lib/rancher/k3s/agent/images",
+    "/var/lib/rancher/k3s/agent/etc/cni/net.d",
+    "/var/lib/rancher/k3s/agent/etc/containerd/certs.d",
+    "/var/lib/rancher/k3s/server/manifests",
+    "/var/lib/kubelet",
+    "/var/lib/cni",
+    "/var/log/pods",
+    "/var/log/containers",
+    "/var/tmp",
+];
+
+/// Finds, checks or makes STATE, mounts it and lays out its directories. Returns a description of where it is.
+pub(crate) async fn prepare(
+    policy: StatePolicy,
+    root: &str,
+    board: &Board,
+    reaper: &Reaper,
+) -> Result<String> {
+    let place = match find(policy, root, board).await {
+        Some(found) => on_disk(found, reaper).await?,
+        None => in_memory(policy, board)?,
+    };
+    for dir in DIRECTORIES {
+        fs::create_dir_all(dir).with_context(|| format!("failed to create {dir}"))?;
+    }
+    if !Path::new("/var/run").exists() {
+        std::os::unix::fs::symlink("/run", "/var/run").context("failed to link /var/run")?;
+    }
+    Ok(place)
+}
+
+/// A disk for STATE.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    /// It is STATE already.
+    Labelled(Device),
+    /// It is blank.
+    Blank(Device),
+}
+
+/// Looks until there is a disk, patience ends (policy `auto`), or for ever (policy `disk`).
+async fn find(policy: StatePolicy, root: &str, board: &Board) -> Option<Found> {
+    if policy == StatePolicy::Ram {
+        return None;
+    }
+    let listener = Listener::open().and_then(readable);
+    let search = async {
+        loop {
+            if let Ok(listener) = &listener {
+                listener.get_ref().drain();
+            }
+            if let Some(found) = choose(block::devices(), root) {
+                return found;
+            }
+            wait_for_event(&listener).await;
+        }
+    };
+    match (policy, tokio::time::timeout(PATIENCE, search).await) {
+        (_, Ok(found)) => Some(found),
+        (StatePolicy::Disk, Err(_)) => {
+            let text = "skerry.state=disk, but there is no disk labelled STATE and no blank one; attach one";
+            board.problem("state", Some(text.to_owned()));
+            loop {
+                if let Some(found) = choose(block::devices(), root) {
+                    board.problem("state", None);
+                    return Some(found);
+                }
+                wait_for_event(&listener).await;
+            }
+        }
+        (_, Err(_)) => None,
+    }
+}
+
+async fn wait_for_event(listener: &io::Result<AsyncFd<Listener>>) {
+    match listener {
+        Ok(listener) => {
+            if let Ok(mut guard) = listener.readable().await {
+                guard.get_inner().drain();
+                guard.clear_ready();
+            }
+        }
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// A labelled device before a blank disk, the first of each.
+fn choose(devices: Vec<Device>, root: &str) -> Option<Found> {
+    let usable: Vec<_> = devices
+        .into_iter()
+        .filter(|device| !device.read_only && device.size >= SMALLEST && device.node() != Path::new(root))
+        .collect();
+    let is_labelled = |device: &&Device| matches!(probe::content(&device.node()), Ok(Content::Ext4(label)) if label == LABEL);
+    let is_blank = |device: &&Device| {
+        !device.is_partition && !device.has_partitions && probe::is_blank(&device.node()).unwrap_or(false)
+    };
+    usable
+        .iter()
+        .find(is_labelled)
+        .map(|device| Found::Labelled(device.clone()))
+        .or_else(|| usable.iter().find(is_blank).map(|device| Found::Blank(device.clone())))
+}
+
+async fn on_disk(found: Found, reaper: &Reaper) -> Result<String> {
+    let device = match found {
+        Found::Labelled(device) => {
+            check(&device, reaper).await?;
+            device
+        }
+        Found::Blank(device) => {
+            make(&device, reaper).await?;
+            device
+        }
+    };
+    let node = device.node();
+    mount(Some(&node), MOUNT_POINT, Some("ext4"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, None::<&str>)
+        .map_err(io::Error::from)
+        .with_context(|| format!("failed to mount STATE from {}", node.display()))?;
+    Ok(node.display().to_string())
+}
+
+async fn check(device: &Device, reaper: &Reaper) -> Result<()> {
+    let node = device.node().display().to_string();
+    let exit = run(reaper, Command::new(E2FSCK).args(["-p", &node])).await?;
+    match exit {
+        Exit::Status(status) if status <= E2FSCK_REBOOT => Ok(()),
+        _ => bail!(
+            "the file system STATE on {node} is damaged (e2fsck {exit}); nothing has been changed on it. \
+             Repair it with e2fsck from another system, or attach a blank disk instead"
+        ),
+    }
+}
+
+/// Makes `device` into STATE. The inode tables are initialised later by the kernel, which makes this a matter of a second.
+async fn make(device: &Device, reaper: &Reaper) -> Result<()> {
+    let node = device.node().display().to_string();
+    say!("state formatting the blank disk {node} ({} MiB)", device.size >> 20);
+    let options = "lazy_itable_init=1,lazy_journal_init=1";
+    let mut command = Command::new(MKE2FS);
+    command.args(["-q", "-t", "ext4", "-L", LABEL, "-m", "1", "-E", options, &node]);
+    match run(reaper, &mut command).await? {
+        Exit::Status(0) => Ok(()),
+        exit => bail!("failed to make STATE on {node}: mke2fs {exit}"),
+    }
+}
+
+async fn run(reaper: &Reaper, command: &mut Command) -> Result<Exit> {
+    let program = command.get_program().to_owned();
+    command.env_clear().envs(ENVIRONMENT.iter().copied()).stdin(Stdio::null());
+    reaper.run(command).await.with_context(|| format!("failed to run {}", program.display()))
+}
+
+fn in_memory(policy: StatePolicy, board: &Board) -> Result<String> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mounts::tmpfs(Path::new(MOUNT_POINT), flags, "mode=0755,size=50%")?;
+    if policy == StatePolicy::Auto {
+        let text = "no disk labelled STATE and no blank disk: the state is in memory and a reboot loses it; \
+                    attach a blank disk and restart, or accept it with skerry.state=ram";
+        board.problem("state", Some(text.to_owned()));
+    }
+    Ok(IN_MEMORY.to_owned())
+}
