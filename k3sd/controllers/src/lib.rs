@@ -1,1 +1,74 @@
-//! controllers.
+//! The controllers: each makes one part of the cluster be as some object says.
+//!
+//! One file per controller; each begins by stating what it reads and what it owns. They share one shape: informers feed
+//! keys into a work queue, and `reconcile` brings one key's object in order, from the caches and with as few writes as
+//! it takes. A controller has no state that it could not find again.
+
+mod context;
+mod deployment;
+mod endpoint_slice;
+mod endpoints;
+mod expectations;
+mod node_ipam;
+mod ownership;
+mod pod;
+mod replica_set;
+mod root_ca;
+mod service;
+mod service_account;
+
+use anyhow::Context as _;
+use client::{Informers, Recorder};
+use ipnet::IpNet;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info, info_span};
+
+use crate::context::Context;
+
+/// The controllers' settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What the nodes' pod networks are cut from, one per address family.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// The prefix length of a node's IPv4 pod network.
+    pub node_cidr_mask_ipv4: u8,
+    /// The prefix length of a node's IPv6 pod network.
+    pub node_cidr_mask_ipv6: u8,
+    /// The certificates (PEM) by which pods know the API server.
+    pub root_ca: String,
+}
+
+/// Runs every controller until `cancel`.
+///
+/// # Errors
+/// If a controller ends before that.
+pub async fn run(
+    config: Config,
+    client: kube::Client,
+    informers: Informers,
+    cancel: CancellationToken,
+) -> anyhow::Result<()> {
+    let context = Context::new(config, client, informers, cancel);
+    let mut tasks = JoinSet::new();
+    // Macros rather than a table: each controller's future has its own type.
+    macro_rules! start {
+        ($($module:ident),* $(,)?) => { $({
+            let context = context.clone();
+            let span = info_span!("controller", name = stringify!($module));
+            tasks.spawn(async move { $module::run(context).await; stringify!($module) }.instrument(span));
+        })* };
+    }
+    start!(deployment, endpoint_slice, endpoints, node_ipam, replica_set, root_ca, service_account,);
+    info!(controllers = tasks.len(), "controllers started");
+    while let Some(ended) = tasks.join_next().await {
+        let name = ended.context("a controller panicked")?;
+        anyhow::ensure!(context.cancel.is_cancelled(), "controller {name} ended");
+    }
+    Ok(())
+}
+
+/// The name under which the controllers' events appear is the controller's own, as upstream has it.
+fn recorder(context: &Context, component: &str) -> Recorder {
+    Recorder::new(context.client.clone(), component, "", context.cancel.clone())
+}

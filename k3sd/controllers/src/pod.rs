@@ -1,0 +1,80 @@
+//! Facts about pods that several controllers compute (`pkg/api/v1/pod`, `pkg/controller/controller_utils.go`).
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
+use kube::{Resource, api::ObjectMeta};
+
+use crate::ownership::controller_reference;
+
+/// Still counts towards its controller's replicas: not ended and not being deleted.
+pub(crate) fn is_active(pod: &Pod) -> bool {
+    !matches!(phase(pod), "Succeeded" | "Failed") && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// Being deleted, and not ended yet.
+pub(crate) fn is_terminating(pod: &Pod) -> bool {
+    !matches!(phase(pod), "Succeeded" | "Failed") && pod.metadata.deletion_timestamp.is_some()
+}
+
+pub(crate) fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
+
+pub(crate) fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == kind)
+}
+
+pub(crate) fn is_ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|condition| condition.status == "True")
+}
+
+/// Since when the pod has been ready.
+pub(crate) fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    let condition = condition(pod, "Ready").filter(|condition| condition.status == "True")?;
+    condition.last_transition_time.as_ref().map(|time| time.0)
+}
+
+/// Ready for at least `min_ready`; for one that is not yet, how long that will take.
+pub(crate) fn availability(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Availability {
+    if !is_ready(pod) {
+        return Availability::NotReady;
+    }
+    let Ok(min_ready) = u64::try_from(min_ready_seconds) else { return Availability::Available };
+    if min_ready == 0 {
+        return Availability::Available;
+    }
+    let Some(since) = ready_since(pod) else { return Availability::NotReady };
+    let passed = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+    match Duration::from_secs(min_ready).checked_sub(passed) {
+        None | Some(Duration::ZERO) => Availability::Available,
+        Some(left) => Availability::In(left),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Availability {
+    NotReady,
+    /// Ready, and available after this long if it stays so.
+    In(Duration),
+    Available,
+}
+
+/// A pod from a controller's template.
+pub(crate) fn from_template<K: Resource<DynamicType = ()>>(owner: &K, template: &PodTemplateSpec) -> Pod {
+    let meta = template.metadata.clone().unwrap_or_default();
+    let name = owner.meta().name.as_deref().unwrap_or_default();
+    Pod {
+        metadata: ObjectMeta {
+            generate_name: Some(format!("{name}-")),
+            labels: meta.labels,
+            annotations: meta.annotations,
+            finalizers: meta.finalizers,
+            owner_references: Some(vec![controller_reference(owner)]),
+            ..ObjectMeta::default()
+        },
+        spec: template.spec.clone(),
+        status: None,
+    }
+}
