@@ -116,7 +116,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     })?;
 
     let lock = describe(&kernel, &packages, &mkfs, &programs, &[&vmlinuz, &initramfs, &root])?;
-    lock.write(&options.out.join("image.lock"))?;
+    lock.write(&options.out)?;
     report(&tree, &lock);
     Ok(())
 }

@@ -4,13 +4,13 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::Context;
-use serde::Serialize;
+use anyhow::{Context, ensure};
+use serde::{Deserialize, Serialize};
 
 use crate::apt::Package;
 
 /// The lock file. Everything in it is sorted.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Lock {
     /// Version of this file's format.
     pub(crate) version: u32,
@@ -21,7 +21,7 @@ pub(crate) struct Lock {
 }
 
 /// A file of the build.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Output {
     pub(crate) name: String,
     pub(crate) bytes: u64,
@@ -29,14 +29,14 @@ pub(crate) struct Output {
 }
 
 /// A program of ours in the image.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Program {
     pub(crate) path: String,
     pub(crate) sha256: String,
 }
 
 /// A Debian package that a file of the image, or a tool that wrote it, came from.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Debian {
     pub(crate) name: String,
     pub(crate) version: String,
@@ -50,13 +50,33 @@ impl From<&Package> for Debian {
 }
 
 impl Lock {
+    /// The file's name, in the directory of the outputs.
+    pub(crate) const FILE: &str = "image.lock";
+
     /// The format's version.
     pub(crate) const VERSION: u32 = 1;
 
-    /// Writes the lock file.
-    pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
+    /// Reads the lock file of an image directory.
+    pub(crate) fn read(directory: &Path) -> anyhow::Result<Self> {
+        let path = directory.join(Self::FILE);
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("failed to read '{}'", path.display()))?;
+        let lock: Self = toml::from_str(&text).with_context(|| format!("'{}' is damaged", path.display()))?;
+        ensure!(
+            lock.version == Self::VERSION,
+            "'{}' has format {}, this program knows {}",
+            path.display(),
+            lock.version,
+            Self::VERSION
+        );
+        Ok(lock)
+    }
+
+    /// Writes the lock file of an image directory.
+    pub(crate) fn write(&self, directory: &Path) -> anyhow::Result<()> {
+        let path = directory.join(Self::FILE);
         let text = toml::to_string(self).context("failed to write the lock as TOML")?;
-        fs::write(path, format!("# Made by `image build`.\n{text}"))
+        fs::write(&path, format!("# Made by `image build`.\n{text}"))
             .with_context(|| format!("failed to write '{}'", path.display()))
     }
 }

@@ -15,7 +15,7 @@
 //! | [`initramfs`], [`erofs`] | the two file system images |
 //! | [`oci`] | container images made from one static binary |
 //! | [`tool`], [`cache`] | programs of another release, and where downloads are kept |
-//! | [`lock`] | `image.lock`: what went in |
+//! | [`lock`], [`inspect`] | `image.lock`: what went in, and whether the files still are what came out |
 
 mod apt;
 mod build;
@@ -24,6 +24,7 @@ mod digest;
 mod elf;
 mod erofs;
 mod initramfs;
+mod inspect;
 mod libraries;
 mod lock;
 mod manifest;
@@ -52,6 +53,8 @@ enum Command {
     Build(build::Options),
     /// Builds an OCI image layout (a tar file) from one static binary
     Oci(oci::Options),
+    /// Prints what an image was made from and checks that its files are as they were built
+    Inspect(inspect::Options),
     /// Prints where a build tool is, fetching it into the cache if the host has none
     Tool {
         /// The tool's name in debian.toml
@@ -66,6 +69,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Build(options) => build::run(&options),
         Command::Oci(options) => oci::run(&options),
+        Command::Inspect(options) => inspect::run(&options),
         Command::Tool { name, refresh } => print_tool(&name, refresh),
     }
 }

@@ -32,8 +32,7 @@ pub(crate) const ROOT: &str = "root.erofs";
 
 /// The kernel command line of every machine. The console shows the kernel's errors and leaves its other news to the
 /// log; after a panic it resets, which ends QEMU.
-const KERNEL_ARGUMENTS: &str =
-    "console=ttyS0,115200 loglevel=4 panic=5 skerry.role=server skerry.hostname=skerry skerry.root=LABEL=skerry-root";
+const KERNEL_ARGUMENTS: &str = "console=ttyS0,115200 loglevel=4 panic=5 skerry.role=server skerry.hostname=skerry skerry.root=LABEL=skerry-root";
 
 impl Machine {
     /// All arguments.
