@@ -22,7 +22,18 @@ use crate::config::Config;
 use crate::registry::Registry;
 use crate::user::UserInfo;
 
+mod cron_job;
+mod daemon_set;
+mod deployment;
+mod job;
+mod node;
 mod plain;
+mod pod;
+mod pod_spec;
+mod pod_template;
+mod replica_set;
+mod stateful_set;
+mod workload;
 
 /// What a strategy may look at while it works on one request.
 pub struct Context<'a> {
@@ -184,6 +195,16 @@ impl SelectableField {
 pub fn lookup(group: &str, plural: &str) -> Arc<dyn Strategy> {
     match (group, plural) {
         // One line per kind, sorted by group and plural.
+        ("", "pods") => Arc::new(pod::Pod),
+        ("", "podtemplates") => Arc::new(pod_template::PodTemplate),
+        ("", "replicationcontrollers") => Arc::new(replica_set::ReplicationController),
+        ("apps", "controllerrevisions") => Arc::new(pod_template::ControllerRevision),
+        ("apps", "daemonsets") => Arc::new(daemon_set::DaemonSet),
+        ("apps", "deployments") => Arc::new(deployment::Deployment),
+        ("apps", "replicasets") => Arc::new(replica_set::ReplicaSet),
+        ("apps", "statefulsets") => Arc::new(stateful_set::StatefulSet),
+        ("batch", "cronjobs") => Arc::new(cron_job::CronJob),
+        ("batch", "jobs") => Arc::new(job::Job),
         _ => Arc::new(plain::Plain::of(group, plural)),
     }
 }

@@ -7,6 +7,7 @@
 //! [`schema::apply_static_defaults`] → the kind's strategy. Faults become a [`status::Status`].
 
 pub mod convert;
+pub mod cron;
 pub mod kinds;
 pub mod meta;
 pub mod openapi;

@@ -1,0 +1,351 @@
+//! Pods.
+
+use machinery::meta;
+use machinery::status::FieldError;
+use serde_json::{Map, Value, json};
+
+use super::node::{Faults, Node, default, object_at, objects_in};
+use super::pod_spec::{
+    default_pod_spec, default_requests, qos_class, unify_service_account, validate_pod_spec,
+    validate_tolerations,
+};
+use super::{Context, Graceful, SelectableField, Strategy};
+
+/// Seconds a pod stays on a node that is not ready or not reachable, unless it says otherwise (upstream's
+/// `DefaultTolerationSeconds`).
+const UNREADY_TOLERATION_SECONDS: i64 = 300;
+
+const UPDATE_RULE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
+`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
+`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
+
+/// Pods: scheduled, run, and deleted with a grace period.
+#[derive(Debug)]
+pub(crate) struct Pod;
+
+impl Strategy for Pod {
+    fn default(&self, object: &mut Value) {
+        if let Some(spec) = object_at(object, &["spec"]) {
+            default_pod_spec(spec);
+            default_requests(spec);
+            default(spec, "enableServiceLinks", true);
+            if spec.get("hostNetwork").and_then(Value::as_bool) == Some(true) {
+                default_host_ports(spec);
+            }
+        }
+    }
+
+    fn prepare_create(&self, _cx: &Context<'_>, object: &mut Value) {
+        prepare_new(object);
+    }
+
+    fn prepare_status_update(&self, _cx: &Context<'_>, object: &mut Value, old: &Value) {
+        // Old kubelets send stale owner references, and none may change the class a pod was admitted with.
+        match old.pointer("/metadata/ownerReferences") {
+            Some(owners) => meta::metadata_mut(object).insert("ownerReferences".to_owned(), owners.clone()),
+            None => meta::metadata_mut(object).remove("ownerReferences"),
+        };
+        if let (Some(class), Some(status)) = (old.pointer("/status/qosClass"), object_at(object, &["status"]))
+        {
+            default(status, "qosClass", class.clone());
+        }
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> Vec<FieldError> {
+        let mut faults = Faults::default();
+        validate_pod_spec(&Node::root(object).get("spec"), &mut faults);
+        let debug = Node::root(object).at("spec.ephemeralContainers");
+        if debug.len() > 0 {
+            faults.forbidden(&debug, "cannot be set on create");
+        }
+        let gated = Node::root(object).at("spec.schedulingGates").len() > 0;
+        if gated && Node::root(object).at("spec.nodeName").is_set() {
+            faults.forbidden(
+                &Node::root(object).at("spec.nodeName"),
+                "cannot be set until all schedulingGates have been cleared",
+            );
+        }
+        faults.0
+    }
+
+    fn validate_update(&self, cx: &Context<'_>, object: &Value, old: &Value) -> Vec<FieldError> {
+        let mut faults = Faults::default();
+        match cx.subresource {
+            "" => validate_change(object, old, &mut faults),
+            "status" => validate_status(object, old, &mut faults),
+            "ephemeralcontainers" => validate_debug(object, old, &mut faults),
+            _ => {}
+        }
+        faults.0
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn graceful_delete(&self, _cx: &Context<'_>, object: &Value, requested: Option<i64>) -> Graceful {
+        Graceful::Seconds(grace_period(object, requested))
+    }
+
+    fn selectable_fields(&self) -> &'static [SelectableField] {
+        const FIELDS: [SelectableField; 8] = [
+            SelectableField::text("spec.nodeName", &["spec", "nodeName"]),
+            SelectableField::text("spec.restartPolicy", &["spec", "restartPolicy"]),
+            SelectableField::text("spec.schedulerName", &["spec", "schedulerName"]),
+            SelectableField::text("spec.serviceAccountName", &["spec", "serviceAccountName"]),
+            SelectableField { name: "spec.hostNetwork", path: &["spec", "hostNetwork"], absent: "false" },
+            SelectableField::text("status.phase", &["status", "phase"]),
+            SelectableField::text("status.podIP", &["status", "podIP"]),
+            SelectableField::text("status.nominatedNodeName", &["status", "nominatedNodeName"]),
+        ];
+        &FIELDS
+    }
+}
+
+/// The first status of a pod, and what admission left to be filled in.
+fn prepare_new(object: &mut Value) {
+    if let Some(spec) = object_at(object, &["spec"]) {
+        unify_service_account(spec);
+        tolerate_unready_nodes(spec);
+    }
+    let empty = Value::Null;
+    let spec = object.get("spec").unwrap_or(&empty);
+    let mut status = json!({"phase": "Pending", "qosClass": qos_class(spec)});
+    if Node::root(spec).get("schedulingGates").len() > 0 {
+        status["conditions"] = json!([{
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
+            "lastProbeTime": null,
+            "lastTransitionTime": null,
+        }]);
+    }
+    meta::object_mut(object).insert("status".to_owned(), status);
+}
+
+/// On the node's network the port of the node is the port of the container.
+fn default_host_ports(spec: &mut Map<String, Value>) {
+    for list in ["containers", "initContainers"] {
+        for container in objects_in(spec, list) {
+            for port in objects_in(container, "ports") {
+                let number = port.get("containerPort").cloned().unwrap_or_default();
+                default(port, "hostPort", number);
+            }
+        }
+    }
+}
+
+fn tolerate_unready_nodes(spec: &mut Map<String, Value>) {
+    let tolerations = spec.entry("tolerations").or_insert_with(|| json!([]));
+    let Some(tolerations) = tolerations.as_array_mut() else { return };
+    for taint in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        let covers = |toleration: &Value| {
+            let text = |name: &str| toleration.get(name).and_then(Value::as_str).unwrap_or_default();
+            (text("key") == taint || text("key").is_empty()) && matches!(text("effect"), "NoExecute" | "")
+        };
+        if !tolerations.iter().any(covers) {
+            tolerations.push(json!({
+                "key": taint, "operator": "Exists", "effect": "NoExecute",
+                "tolerationSeconds": UNREADY_TOLERATION_SECONDS,
+            }));
+        }
+    }
+}
+
+/// Upstream's `podStrategy.CheckGracefulDelete`.
+fn grace_period(object: &Value, requested: Option<i64>) -> i64 {
+    let pod = Node::root(object);
+    let unscheduled = pod.at("spec.nodeName").str().is_empty();
+    if unscheduled || matches!(pod.at("status.phase").str(), "Failed" | "Succeeded") {
+        return 0;
+    }
+    let period = requested.or_else(|| pod.at("spec.terminationGracePeriodSeconds").int()).unwrap_or(0);
+    // Negative means "as short as possible, but not at once".
+    if period < 0 { 1 } else { period }
+}
+
+fn validate_change(object: &Value, old: &Value, faults: &mut Faults) {
+    let (spec, old_spec) = (Node::root(object).get("spec"), Node::root(old).get("spec"));
+    for list in ["containers", "initContainers"] {
+        if spec.get(list).len() != old_spec.get(list).len() {
+            faults.forbidden(&spec.get(list), "pod updates may not add or remove containers");
+            return;
+        }
+    }
+    validate_deadline(&spec, &old_spec, faults);
+    let (new, before) = (spec.get("tolerations"), old_spec.get("tolerations"));
+    let kept =
+        before.items().all(|toleration| new.items().any(|t| same_toleration(t.value(), toleration.value())));
+    if !kept {
+        faults.forbidden(&new, "existing toleration can not be modified except its tolerationSeconds");
+    }
+    validate_tolerations(&new, faults);
+    if frozen(object, old) != frozen(old, old) {
+        faults.forbidden(&spec, UPDATE_RULE);
+    } else {
+        validate_pod_spec(&spec, faults);
+    }
+}
+
+fn validate_deadline(spec: &Node<'_>, old: &Node<'_>, faults: &mut Faults) {
+    let (deadline, before) = (spec.get("activeDeadlineSeconds"), old.get("activeDeadlineSeconds").int());
+    match (deadline.int(), before) {
+        (Some(new), Some(old)) if new > old => {
+            faults.invalid(&deadline, "must be less than or equal to previous value");
+        }
+        (None, Some(_)) => faults.push(FieldError::invalid(
+            deadline.path(),
+            Value::Null,
+            "must not update from a positive integer to nil value",
+        )),
+        _ => {}
+    }
+}
+
+fn same_toleration(a: &Value, b: &Value) -> bool {
+    let strip = |toleration: &Value| {
+        let mut fields = toleration.as_object().cloned().unwrap_or_default();
+        fields.remove("tolerationSeconds");
+        fields
+    };
+    strip(a) == strip(b)
+}
+
+/// The spec without the parts that an update may change, for comparison.
+fn frozen(object: &Value, old: &Value) -> Value {
+    let mut spec = object.get("spec").cloned().unwrap_or_default();
+    let gated = Node::root(old).at("spec.schedulingGates").len() > 0;
+    let Some(fields) = spec.as_object_mut() else { return spec };
+    for list in ["containers", "initContainers"] {
+        for container in objects_in(fields, list) {
+            container.remove("image");
+        }
+    }
+    fields.remove("activeDeadlineSeconds");
+    fields.remove("tolerations");
+    let negative = Node::root(old).at("spec.terminationGracePeriodSeconds").int().is_some_and(|n| n < 0);
+    if negative && Node::root(object).at("spec.terminationGracePeriodSeconds").int() == Some(1) {
+        fields.insert(
+            "terminationGracePeriodSeconds".to_owned(),
+            old["spec"]["terminationGracePeriodSeconds"].clone(),
+        );
+    }
+    // Gates may only go; while there are some, where the pod may run is still open.
+    if gated {
+        let remain = |gate: &Value| {
+            old["spec"]["schedulingGates"].as_array().is_some_and(|gates| gates.contains(gate))
+        };
+        let only_removed =
+            fields.get("schedulingGates").and_then(Value::as_array).is_none_or(|g| g.iter().all(remain));
+        if only_removed {
+            fields.remove("schedulingGates");
+        }
+        fields.remove("nodeSelector");
+        if let Some(affinity) = fields.get_mut("affinity").and_then(Value::as_object_mut) {
+            affinity.remove("nodeAffinity");
+        }
+        if fields.get("affinity").and_then(Value::as_object).is_some_and(Map::is_empty) {
+            fields.remove("affinity");
+        }
+    }
+    spec
+}
+
+fn validate_status(object: &Value, old: &Value, faults: &mut Faults) {
+    let (class, before) = (Node::root(object).at("status.qosClass"), Node::root(old).at("status.qosClass"));
+    if before.is_set() && class.value() != before.value() {
+        faults.invalid(&class, "field is immutable");
+    }
+    let phases = ["Pending", "Running", "Succeeded", "Failed", "Unknown"];
+    faults.one_of_if_set(&Node::root(object).at("status.phase"), &phases);
+}
+
+/// Containers for debugging may only be added.
+fn validate_debug(object: &Value, old: &Value, faults: &mut Faults) {
+    let (spec, old_spec) = (Node::root(object).get("spec"), Node::root(old).get("spec"));
+    validate_pod_spec(&spec, faults);
+    let list = spec.get("ephemeralContainers");
+    for before in old_spec.get("ephemeralContainers").items() {
+        let name = before.get("name").str();
+        match list.items().find(|container| container.get("name").str() == name) {
+            None => faults
+                .forbidden(&list, format!("existing ephemeral containers \"{name}\" may not be removed\n")),
+            Some(container) if container.value() != before.value() => {
+                faults.forbidden(
+                    &list,
+                    format!("existing ephemeral containers \"{name}\" may not be changed\n"),
+                );
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(spec: Value) -> Value {
+        let mut pod = json!({"metadata": {"name": "a"}, "spec": spec});
+        Pod.default(&mut pod);
+        pod
+    }
+
+    fn change_faults(old: &Value, change: impl FnOnce(&mut Value)) -> Vec<String> {
+        let mut new = old.clone();
+        change(&mut new);
+        let mut faults = Faults::default();
+        validate_change(&new, old, &mut faults);
+        faults.0.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_new_pod_is_pending_and_leaves_broken_nodes_after_a_while() {
+        let mut pod = pod(
+            json!({"serviceAccountName": "default", "containers": [{"name": "a", "image": "x"}],
+            "tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"}]}),
+        );
+        prepare_new(&mut pod);
+        assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
+        assert_eq!(pod["spec"]["serviceAccount"], "default");
+        let tolerations = pod["spec"]["tolerations"].as_array().expect("list");
+        assert_eq!(tolerations.len(), 2);
+        assert_eq!(tolerations[1]["key"], "node.kubernetes.io/unreachable");
+    }
+
+    #[test]
+    fn a_running_pod_may_change_its_image_and_little_else() {
+        let old = pod(json!({"nodeName": "n", "containers": [{"name": "a", "image": "x"}]}));
+        assert!(change_faults(&old, |pod| pod["spec"]["containers"][0]["image"] = "y".into()).is_empty());
+        assert!(
+            change_faults(&old, |pod| pod["spec"]["tolerations"] = json!([{"operator": "Exists"}]))
+                .is_empty()
+        );
+        let faults = change_faults(&old, |pod| pod["spec"]["nodeName"] = "m".into());
+        assert_eq!(faults, [format!("spec: Forbidden: {UPDATE_RULE}")]);
+        let faults = change_faults(&old, |pod| {
+            pod["spec"]["containers"].as_array_mut().expect("list").push(json!({"name": "b", "image": "x"}));
+        });
+        assert_eq!(faults, ["spec.containers: Forbidden: pod updates may not add or remove containers"]);
+    }
+
+    #[test]
+    fn gates_may_only_go() {
+        let old = pod(json!({"containers": [{"name": "a", "image": "x"}],
+            "schedulingGates": [{"name": "one"}, {"name": "two"}]}));
+        assert!(change_faults(&old, |p| p["spec"]["schedulingGates"] = json!([{"name": "two"}])).is_empty());
+        assert!(!change_faults(&old, |p| p["spec"]["schedulingGates"] = json!([{"name": "x"}])).is_empty());
+    }
+
+    #[test]
+    fn deletion_waits_for_pods_that_run() {
+        let running = json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}});
+        assert_eq!(grace_period(&running, None), 30);
+        assert_eq!(grace_period(&running, Some(5)), 5);
+        assert_eq!(grace_period(&running, Some(-1)), 1);
+        assert_eq!(grace_period(&json!({"spec": {"terminationGracePeriodSeconds": 30}}), None), 0);
+        let done = json!({"spec": {"nodeName": "n"}, "status": {"phase": "Succeeded"}});
+        assert_eq!(grace_period(&done, Some(30)), 0);
+    }
+}
