@@ -3,13 +3,13 @@
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use qemu::{Accelerator, Echo, Forward, READY_LINE, State, Vm};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The state disk that is kept beside the image.
 const STATE_FILE: &str = "state.img";
@@ -105,16 +105,13 @@ impl Run {
     async fn execute(&self) -> anyhow::Result<()> {
         let mut vm = self.boot().await?;
         eprintln!("qemu: booting {} ({:?})", self.image.display(), vm.accelerator());
-        let mut interrupt = pin!(tokio::signal::ctrl_c());
+        let mut stop = StopSignals::new()?;
         let outcome = tokio::select! {
             outcome = self.wait_ready(&mut vm) => outcome,
-            result = &mut interrupt => {
-                result.context("failed to listen for Ctrl-C")?;
-                return power_off(&mut vm).await;
-            }
+            () = stop.next() => return power_off(&mut vm, &mut stop).await,
         };
         match (outcome, self.until) {
-            (Ok(()), Some(Until::Ready)) => return power_off(&mut vm).await,
+            (Ok(()), Some(Until::Ready)) => return power_off(&mut vm, &mut stop).await,
             (Ok(()), None) => {}
             // A person may want to look at a machine that is late; a script wants to know.
             (Err(error @ qemu::Error::Deadline { .. }), None) => eprintln!("qemu: {error}"),
@@ -122,10 +119,7 @@ impl Run {
         }
         tokio::select! {
             status = vm.wait_end(FOREVER) => report_end(status?),
-            result = &mut interrupt => {
-                result.context("failed to listen for Ctrl-C")?;
-                power_off(&mut vm).await
-            }
+            () = stop.next() => power_off(&mut vm, &mut stop).await,
         }
     }
 
@@ -177,13 +171,32 @@ fn default_limit(accelerator: Accelerator) -> Duration {
     }
 }
 
-/// Powers off in order; a second Ctrl-C cuts the power.
-async fn power_off(vm: &mut Vm) -> anyhow::Result<()> {
+/// Ctrl-C from a person, SIGTERM from a script.
+struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("failed to listen for signals");
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Powers off in order; a second signal cuts the power.
+async fn power_off(vm: &mut Vm, stop: &mut StopSignals) -> anyhow::Result<()> {
     eprintln!("qemu: powering off (Ctrl-C again to cut the power)");
     tokio::select! {
         status = vm.powerdown(POWERDOWN_LIMIT) => report_end(status?),
-        result = tokio::signal::ctrl_c() => {
-            result.context("failed to listen for Ctrl-C")?;
+        () = stop.next() => {
             eprintln!("qemu: power cut");
             Ok(())
         }
