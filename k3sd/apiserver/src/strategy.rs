@@ -26,13 +26,13 @@ mod cron_job;
 mod daemon_set;
 mod deployment;
 mod job;
-mod node;
 mod plain;
 mod pod;
 mod pod_spec;
 mod pod_template;
 mod replica_set;
 mod stateful_set;
+mod walk;
 mod workload;
 
 /// What a strategy may look at while it works on one request.

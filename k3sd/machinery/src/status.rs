@@ -382,15 +382,10 @@ impl FieldError {
         Self::new(field, FieldErrorKind::Duplicate, Some(value.into()), "")
     }
 
-    /// A value outside an enumeration.
+    /// A value outside an enumeration, which is shown in the order given.
     pub fn not_supported(field: impl Into<String>, value: impl Into<Value>, supported: &[&str]) -> Self {
-        let mut supported: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
-        supported.sort();
-        let detail = if supported.is_empty() {
-            String::new()
-        } else {
-            format!("supported values: {}", supported.join(", "))
-        };
+        let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
+        let detail = if list.is_empty() { list } else { format!("supported values: {list}") };
         Self::new(field, FieldErrorKind::NotSupported, Some(value.into()), detail)
     }
 
@@ -516,13 +511,13 @@ mod tests {
     fn invalid_lists_every_fault() {
         let errors = vec![
             FieldError::required("spec.containers", ""),
-            FieldError::not_supported("spec.restartPolicy", "Maybe", &["OnFailure", "Always", "Never"]),
+            FieldError::not_supported("spec.restartPolicy", "Maybe", &["Always", "OnFailure", "Never"]),
         ];
         let status = Status::invalid("", "Pod", "a", errors);
         assert_eq!(
             status.to_string(),
             "Pod \"a\" is invalid: [spec.containers: Required value, spec.restartPolicy: Unsupported value: \"Maybe\": \
-             supported values: \"Always\", \"Never\", \"OnFailure\"]"
+             supported values: \"Always\", \"OnFailure\", \"Never\"]"
         );
         let value = status.to_value();
         assert_eq!(value["reason"], "Invalid");

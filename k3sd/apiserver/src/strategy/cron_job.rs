@@ -5,7 +5,7 @@ use machinery::meta;
 use machinery::status::FieldError;
 use serde_json::Value;
 
-use super::node::{Faults, Node, default, default_zero, object_at};
+use super::walk::{Faults, Node, default, default_zero, object_at};
 use super::workload::{default_template, fresh_status};
 use super::{Context, Strategy, job};
 

@@ -5,7 +5,7 @@ use machinery::status::FieldError;
 use serde_json::Value;
 
 use super::deployment::{is_zero, not_above_hundred};
-use super::node::{Faults, Node, default, default_zero, object_at};
+use super::walk::{Faults, Node, default, default_zero, object_at};
 use super::workload::{default_template, fresh_status, validate_running_template};
 use super::{Context, Strategy};
 

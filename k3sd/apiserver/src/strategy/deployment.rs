@@ -4,7 +4,7 @@ use machinery::meta;
 use machinery::status::FieldError;
 use serde_json::{Value, json};
 
-use super::node::{Faults, Node, default, default_zero, object_at, percent};
+use super::walk::{Faults, Node, default, default_zero, object_at, percent};
 use super::workload::{default_template, fresh_status, same_annotations, validate_running_template};
 use super::{Context, Strategy};
 

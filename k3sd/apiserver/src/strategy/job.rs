@@ -4,8 +4,8 @@ use machinery::meta;
 use machinery::status::FieldError;
 use serde_json::{Map, Value};
 
-use super::node::{Faults, Node, default, default_zero, object_at, objects_in};
 use super::pod_spec::validate_template;
+use super::walk::{Faults, Node, default, default_zero, object_at, objects_in};
 use super::workload::{default_template, fresh_status};
 use super::{Context, SelectableField, Strategy};
 

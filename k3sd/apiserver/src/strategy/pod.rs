@@ -4,11 +4,11 @@ use machinery::meta;
 use machinery::status::FieldError;
 use serde_json::{Map, Value, json};
 
-use super::node::{Faults, Node, default, object_at, objects_in};
 use super::pod_spec::{
     default_pod_spec, default_requests, qos_class, unify_service_account, validate_pod_spec,
     validate_tolerations,
 };
+use super::walk::{Faults, Node, default, default_zero, object_at, objects_in};
 use super::{Context, Graceful, SelectableField, Strategy};
 
 /// Seconds a pod stays on a node that is not ready or not reachable, unless it says otherwise (upstream's
@@ -39,15 +39,25 @@ impl Strategy for Pod {
         prepare_new(object);
     }
 
+    fn prepare_update(&self, cx: &Context<'_>, object: &mut Value, old: &Value) {
+        match cx.subresource {
+            "ephemeralcontainers" => keep_all_but(object, old, take_debug_containers),
+            "resize" => keep_all_but(object, old, take_resources),
+            _ => {}
+        }
+    }
+
     fn prepare_status_update(&self, _cx: &Context<'_>, object: &mut Value, old: &Value) {
         // Old kubelets send stale owner references, and none may change the class a pod was admitted with.
         match old.pointer("/metadata/ownerReferences") {
             Some(owners) => meta::metadata_mut(object).insert("ownerReferences".to_owned(), owners.clone()),
             None => meta::metadata_mut(object).remove("ownerReferences"),
         };
-        if let (Some(class), Some(status)) = (old.pointer("/status/qosClass"), object_at(object, &["status"]))
-        {
-            default(status, "qosClass", class.clone());
+        if let Some(status) = object_at(object, &["status"]) {
+            keep_observed_generation(status, old);
+            if let Some(class) = old.pointer("/status/qosClass") {
+                default(status, "qosClass", class.clone());
+            }
         }
     }
 
@@ -124,13 +134,59 @@ fn prepare_new(object: &mut Value) {
     meta::object_mut(object).insert("status".to_owned(), status);
 }
 
+/// The old pod with what `take` moves over from the new one.
+fn keep_all_but(object: &mut Value, old: &Value, take: fn(&mut Map<String, Value>, &Value)) {
+    let mut kept = old.clone();
+    if let Some(spec) = object_at(&mut kept, &["spec"]) {
+        take(spec, &object["spec"]);
+    }
+    *object = kept;
+}
+
+fn take_debug_containers(spec: &mut Map<String, Value>, new: &Value) {
+    if let Some(containers) = new.get("ephemeralContainers") {
+        spec.insert("ephemeralContainers".to_owned(), containers.clone());
+    }
+}
+
+fn take_resources(spec: &mut Map<String, Value>, new: &Value) {
+    for list in ["containers", "initContainers"] {
+        for container in objects_in(spec, list) {
+            let wanted = Node::root(new)
+                .get(list)
+                .items()
+                .find(|c| Some(c.get("name").value()) == container.get("name"));
+            for field in ["resources", "resizePolicy"] {
+                if let Some(value) = wanted.as_ref().map(|c| c.get(field)).filter(Node::is_set) {
+                    container.insert(field.to_owned(), value.value().clone());
+                }
+            }
+        }
+    }
+}
+
+/// A status that says nothing of the generation it observed keeps the one before.
+fn keep_observed_generation(status: &mut Map<String, Value>, old: &Value) {
+    let old = Node::root(old).get("status");
+    if let Some(generation) = old.get("observedGeneration").int() {
+        default_zero(status, "observedGeneration", generation);
+    }
+    for condition in objects_in(status, "conditions") {
+        let before =
+            old.get("conditions").items().find(|c| Some(c.get("type").value()) == condition.get("type"));
+        if let Some(generation) = before.and_then(|c| c.get("observedGeneration").int()) {
+            default_zero(condition, "observedGeneration", generation);
+        }
+    }
+}
+
 /// On the node's network the port of the node is the port of the container.
 fn default_host_ports(spec: &mut Map<String, Value>) {
     for list in ["containers", "initContainers"] {
         for container in objects_in(spec, list) {
             for port in objects_in(container, "ports") {
                 let number = port.get("containerPort").cloned().unwrap_or_default();
-                default(port, "hostPort", number);
+                default_zero(port, "hostPort", number);
             }
         }
     }

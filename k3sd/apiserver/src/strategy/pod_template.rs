@@ -3,8 +3,8 @@
 use machinery::status::FieldError;
 use serde_json::Value;
 
-use super::node::{Faults, Node};
 use super::pod_spec::validate_template;
+use super::walk::{Faults, Node};
 use super::workload::default_template;
 use super::{Context, Strategy};
 

@@ -4,7 +4,7 @@ use machinery::meta;
 use machinery::status::FieldError;
 use serde_json::{Value, json};
 
-use super::node::{Faults, Node, default, object_at};
+use super::walk::{Faults, Node, default, object_at};
 use super::workload::{default_template, fresh_status, validate_running_template};
 use super::{Context, SelectableField, Strategy};
 

@@ -4,7 +4,7 @@ use machinery::meta;
 use machinery::status::FieldError;
 use serde_json::{Value, json};
 
-use super::node::{Faults, Node, default, default_zero, object_at, objects_in};
+use super::walk::{Faults, Node, default, default_zero, object_at, objects_in};
 use super::workload::{default_template, fresh_status, validate_running_template};
 use super::{Context, Strategy};
 use crate::names;

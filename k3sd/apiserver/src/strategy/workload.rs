@@ -3,8 +3,8 @@
 use machinery::meta;
 use serde_json::Value;
 
-use super::node::{Faults, Node, fill, object_at};
 use super::pod_spec::{default_pod_spec, validate_template};
+use super::walk::{Faults, Node, fill, object_at};
 
 /// Defaults of the pod template at `path`.
 pub(super) fn default_template(object: &mut Value, path: &[&str]) {

@@ -11,7 +11,7 @@ use super::probes::{
 use super::volumes::Volumes;
 use super::{resources, volumes};
 use crate::names;
-use crate::strategy::node::{Faults, Node};
+use crate::strategy::walk::{Faults, Node};
 
 /// Fields of the pod that an environment variable may hold; labels and annotations only by key.
 const VARIABLE_FIELDS: [&str; 9] = [
@@ -148,7 +148,7 @@ fn validate_ports(ports: &Node<'_>, faults: &mut Faults) {
         if port.get("hostPort").int().is_some_and(|n| n != 0) {
             validate_port_number(&port.get("hostPort"), faults);
         }
-        faults.one_of(&port.get("protocol"), &["TCP", "UDP", "SCTP"]);
+        faults.one_of(&port.get("protocol"), &["SCTP", "TCP", "UDP"]);
     }
 }
 
@@ -270,6 +270,7 @@ fn validate_field_ref(field: &Node<'_>, faults: &mut Faults) {
         _ => {
             let mut supported = VARIABLE_FIELDS.to_vec();
             supported.extend(["metadata.annotations", "metadata.labels"]);
+            supported.sort_unstable();
             faults.push(FieldError::not_supported(path.path(), path.str(), &supported));
         }
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::strategy::node::{default, default_zero, object_at, objects_in};
+use crate::strategy::walk::{default, default_zero, object_at, objects_in};
 
 type Object = Map<String, Value>;
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::names;
-use crate::strategy::node::{Faults, Node};
+use crate::strategy::walk::{Faults, Node};
 
 const HANDLERS: [&str; 5] = ["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
 

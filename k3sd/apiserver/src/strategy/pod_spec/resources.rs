@@ -7,7 +7,7 @@ use machinery::status::FieldError;
 use serde_json::{Map, Value};
 
 use crate::names;
-use crate::strategy::node::{Faults, Node, objects_in};
+use crate::strategy::walk::{Faults, Node, objects_in};
 
 /// In pods (not in templates) a limit without a request is the request, too.
 pub(in crate::strategy) fn default_requests(spec: &mut Map<String, Value>) {

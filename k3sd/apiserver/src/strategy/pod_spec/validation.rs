@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::containers::validate_seccomp;
 use super::{containers, volumes};
 use crate::names;
-use crate::strategy::node::{Faults, Node};
+use crate::strategy::walk::{Faults, Node};
 
 /// Everything that is wrong with a pod spec.
 pub(in crate::strategy) fn validate_pod_spec(spec: &Node<'_>, faults: &mut Faults) {
@@ -315,7 +315,7 @@ mod tests {
             ),
             (
                 json!({"containers": [{"name": "a", "image": "x"}], "restartPolicy": "Sometimes"}),
-                "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+                "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
             ),
             (
                 json!({"containers": [{"name": "a", "image": "x"}],

@@ -6,7 +6,7 @@ use machinery::status::FieldError;
 
 use super::probes::data_key;
 use crate::names;
-use crate::strategy::node::{Faults, Node};
+use crate::strategy::walk::{Faults, Node};
 
 /// The volumes of a pod by name, with the kind of source each has.
 pub(super) type Volumes<'a> = BTreeMap<&'a str, &'a str>;
