@@ -22,16 +22,21 @@ use crate::config::Config;
 use crate::registry::Registry;
 use crate::user::UserInfo;
 
+pub(crate) mod check;
 mod cron_job;
 mod daemon_set;
 mod deployment;
 mod job;
+mod namespace;
 mod plain;
 mod pod;
 mod pod_spec;
 mod pod_template;
 mod replica_set;
+mod service;
 mod stateful_set;
+#[cfg(test)]
+mod testing;
 mod walk;
 mod workload;
 
@@ -195,9 +200,11 @@ impl SelectableField {
 pub fn lookup(group: &str, plural: &str) -> Arc<dyn Strategy> {
     match (group, plural) {
         // One line per kind, sorted by group and plural.
+        ("", "namespaces") => Arc::new(namespace::Namespace),
         ("", "pods") => Arc::new(pod::Pod),
         ("", "podtemplates") => Arc::new(pod_template::PodTemplate),
         ("", "replicationcontrollers") => Arc::new(replica_set::ReplicationController),
+        ("", "services") => Arc::new(service::Service),
         ("apps", "controllerrevisions") => Arc::new(pod_template::ControllerRevision),
         ("apps", "daemonsets") => Arc::new(daemon_set::DaemonSet),
         ("apps", "deployments") => Arc::new(deployment::Deployment),
