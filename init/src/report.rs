@@ -20,9 +20,10 @@ pub(crate) async fn run(board: Board) {
         while let Ok(Ok(())) = tokio::time::timeout(SETTLE, facts.changed()).await {}
         let now = facts.borrow_and_update().clone();
         if is_settled(&now) {
-            let block = render(&now);
+            // A service that keeps failing is told by its lines; the count alone is no reason for a new block.
+            let block = render(&without_counts(now.clone()));
             if block != shown {
-                console::write(&block);
+                console::write(&render(&now));
                 shown = block;
             }
         }
@@ -32,10 +33,17 @@ pub(crate) async fn run(board: Board) {
     }
 }
 
-/// While services start there is news every second; the lines tell it. The block waits for the outcome.
+fn without_counts(mut facts: Facts) -> Facts {
+    facts.services.values_mut().for_each(|service| service.failures = service.failures.min(1));
+    facts
+}
+
+/// Before the machine has a name, and while services start, there is news every second; the lines tell it. The block waits
+/// for the outcome, or for something that needs a person.
 fn is_settled(facts: &Facts) -> bool {
     let moving = |phase: &Phase| matches!(phase, Phase::Starting | Phase::Stopping | Phase::Stopped);
-    !facts.services.values().any(|service| moving(&service.phase))
+    let named = !facts.hostname.is_empty() || !facts.problems.is_empty();
+    named && !facts.services.values().any(|service| moving(&service.phase))
 }
 
 /// The block as text.
