@@ -173,6 +173,11 @@ impl Board {
     }
 }
 
+/// Turns a failure into a problem of the topic `what`.
+pub(crate) fn note<T>(board: &Board, what: &str, result: anyhow::Result<T>) -> Option<T> {
+    result.map_err(|error| board.problem(what, Some(format!("{what}: {error:#}")))).ok()
+}
+
 /// Time since the kernel started, including time asleep.
 pub(crate) fn since_kernel_start() -> Duration {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()

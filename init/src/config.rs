@@ -262,7 +262,8 @@ impl Resolved {
 }
 
 impl Mistake {
-    fn is_about(&self, key: &str) -> bool {
+    /// Whether it is in the setting of `key`.
+    pub(crate) fn is_about(&self, key: &str) -> bool {
         let name = self.place.rsplit(": ").next().unwrap_or_default();
         name.strip_prefix(PREFIX).unwrap_or(name) == key
     }

@@ -24,8 +24,8 @@ const INVALID_UUIDS: &[&str] = &[
     "03000200040005000006000700080009",
 ];
 
-/// The machine id: from STATE, else from the firmware's UUID, else random; kept on STATE.
-pub(crate) fn machine_id() -> Result<String> {
+/// The machine id: from STATE, else from the firmware's UUID, else random; with `keep`, kept on STATE.
+pub(crate) fn machine_id(keep: bool) -> Result<String> {
     if let Some(id) = fs::read_to_string(MACHINE_ID).ok().and_then(|text| valid_id(text.trim())) {
         return Ok(id);
     }
@@ -35,8 +35,10 @@ pub(crate) fn machine_id() -> Result<String> {
         Some(id) => id,
         None => random_id().context("failed to make a machine id")?,
     };
-    write_durably(Path::new(MACHINE_ID), format!("{id}\n").as_bytes(), 0o444)
-        .context("failed to save the machine id")?;
+    if keep {
+        write_durably(Path::new(MACHINE_ID), format!("{id}\n").as_bytes(), 0o444)
+            .context("failed to save the machine id")?;
+    }
     Ok(id)
 }
 

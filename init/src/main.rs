@@ -5,7 +5,7 @@
 //! binary, started by itself or by the kernel, is the launcher that becomes a service, the module loader, and the
 //! `poweroff`, `reboot` and `halt` commands.
 //!
-//! How to read it: [`boot`] is the sequence, [`services`] the service table, [`config`] what can be set. Everything that is
+//! How to read it: [`boot`] is the sequence up to the first task, [`machine`] from there to the end, [`services`] the service table, [`config`] what can be set. Everything that is
 //! known about the running machine is on the [`board`]; the console lines that programs may wait for are derived there.
 //!
 //! Current limits: IPv4 by DHCP or static on one interface (IPv6 by the kernel), no time synchronisation, no remote API.
@@ -23,6 +23,7 @@ mod handout;
 mod identity;
 mod launch;
 mod logs;
+mod machine;
 mod modules;
 mod mountinfo;
 mod mounts;

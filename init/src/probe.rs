@@ -29,9 +29,27 @@ pub(crate) enum Content {
 
 /// Reads the start of `device` and names what is there.
 pub(crate) fn content(device: &Path) -> io::Result<Content> {
+    Ok(identify(&read_head(device)?))
+}
+
+/// The size in bytes of the ext4 on `device`; none if there is no such file system.
+pub(crate) fn ext4_size(device: &Path) -> io::Result<Option<u64>> {
+    Ok(size_of_ext4(&read_head(device)?))
+}
+
+fn read_head(device: &Path) -> io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(HEAD_LEN);
     File::open(device)?.take(HEAD_LEN as u64).read_to_end(&mut head)?;
-    Ok(identify(&head))
+    Ok(head)
+}
+
+/// Blocks (low half at 4, high half at 0x150) times block size (1024 shifted by what is at 0x18).
+fn size_of_ext4(head: &[u8]) -> Option<u64> {
+    let superblock = head.get(SUPERBLOCK_OFFSET..)?;
+    (superblock.get(0x38..0x3A)? == EXT4_MAGIC.to_le_bytes()).then_some(())?;
+    let number = |at: usize| Some(u32::from_le_bytes(superblock.get(at..at + 4)?.try_into().ok()?));
+    let blocks = u64::from(number(0x150)?) << 32 | u64::from(number(4)?);
+    blocks.checked_mul(1024u64.checked_shl(number(0x18)?)?)
 }
 
 /// Names what `head`, the first bytes of a disk, belongs to.
@@ -93,6 +111,14 @@ mod tests {
         assert_eq!(identify(&erofs), Content::Erofs("skerry-root".to_owned()));
         let ext4 = with(1024 + 0x38, &[0x53, 0xEF], 1024 + 0x78, b"STATE");
         assert_eq!(identify(&ext4), Content::Ext4("STATE".to_owned()));
+    }
+
+    #[test]
+    fn the_size_of_an_ext4_is_blocks_times_block_size() {
+        let mut head = with(1024 + 0x38, &[0x53, 0xEF], 1024 + 4, &524_288u32.to_le_bytes());
+        head[1024 + 0x18] = 2;
+        assert_eq!(size_of_ext4(&head), Some(2 << 30));
+        assert_eq!(size_of_ext4(&[0; HEAD_LEN]), None);
     }
 
     #[test]

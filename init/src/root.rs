@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
 use crate::block;
-use crate::config::RootSource;
+use crate::config::{Resolved, RootSource};
 use crate::console::say;
 use crate::modules::Tables;
 use crate::probe::{self, Content};
@@ -29,29 +29,30 @@ const RAMFS: &str = "/run/root-image";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Mounts the root at [`NEW_ROOT`] and returns what it was mounted from.
-pub(crate) fn mount_root(wanted: &RootSource, events: &Listener, tables: &mut Tables) -> Result<String> {
+pub(crate) fn mount_root(told: &Resolved, events: &Listener, tables: &mut Tables) -> Result<String> {
+    let wanted = &told.config.root;
     fs::create_dir_all(NEW_ROOT).context("failed to create the mount point of the root")?;
     if *wanted == RootSource::Auto && Path::new(IN_MEMORY).exists() {
         return mount_from_memory();
     }
-    let device = wait_for(wanted, events, tables);
+    let device = wait_for(told, events, tables);
     mount_erofs(&device)?;
     Ok(device)
 }
 
-/// Looks until there is a device that fits `wanted`.
-fn wait_for(wanted: &RootSource, events: &Listener, tables: &mut Tables) -> String {
+/// Looks until there is a device that fits.
+fn wait_for(told: &Resolved, events: &Listener, tables: &mut Tables) -> String {
     let mut deadline = Some(Instant::now() + PATIENCE);
     loop {
         events.drain();
         for error in tables.coldplug() {
             say!("problem: {error}");
         }
-        if let Some(device) = find(wanted) {
+        if let Some(device) = find(&told.config.root) {
             return device;
         }
         if !events.wait(deadline) && deadline.take().is_some() {
-            complain(wanted);
+            complain(told);
         }
     }
 }
@@ -71,8 +72,11 @@ fn find(wanted: &RootSource) -> Option<String> {
     })
 }
 
-fn complain(wanted: &RootSource) {
-    let what = match wanted {
+fn complain(told: &Resolved) {
+    for mistake in told.mistakes.iter().filter(|mistake| mistake.is_about("root")) {
+        say!("maintenance: {mistake}");
+    }
+    let what = match &told.config.root {
         RootSource::Auto => "no disk with an EROFS root filesystem".to_owned(),
         RootSource::Label(label) => format!("no disk with an EROFS labelled {label:?} (skerry.root)"),
         RootSource::Device(path) => format!("no EROFS on {path} (skerry.root)"),

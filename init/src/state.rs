@@ -37,6 +37,9 @@ const SMALLEST: u64 = 64 << 20;
 /// How long a disk may take to appear before memory is used instead.
 const PATIENCE: Duration = Duration::from_secs(3);
 const MKE2FS: &str = "/usr/sbin/mke2fs";
+const RESIZE2FS: &str = "/usr/sbin/resize2fs";
+/// Less than this is not worth growing for; a block group is 128 MiB, and the last one may be left out.
+const GROW_FROM: u64 = 256 << 20;
 const E2FSCK: &str = "/usr/sbin/e2fsck";
 /// Everything above 2 means that errors are left, or that the check itself failed (e2fsck(8)).
 const E2FSCK_REBOOT: i32 = 2;
@@ -64,8 +67,8 @@ pub(crate) async fn prepare(
     reaper: &Reaper,
 ) -> Result<String> {
     let place = match find(policy, root, board).await {
-        Some(found) => on_disk(found, reaper).await?,
-        None => in_memory(policy, board)?,
+        Some(found) => on_disk(found, board, reaper).await?,
+        None => in_memory(policy, root, board)?,
     };
     for dir in DIRECTORIES {
         fs::create_dir_all(dir).with_context(|| format!("failed to create {dir}"))?;
@@ -105,8 +108,8 @@ async fn find(policy: StatePolicy, root: &str, board: &Board) -> Option<Found> {
     match (policy, tokio::time::timeout(PATIENCE, search).await) {
         (_, Ok(found)) => Some(found),
         (StatePolicy::Disk, Err(_)) => {
-            let text = "skerry.state=disk, but there is no disk labelled STATE and no blank one; attach one";
-            board.problem("state", Some(text.to_owned()));
+            let text = format!("{}, and skerry.state=disk wants one; attach a blank disk", no_disk(root));
+            board.problem("state", Some(text));
             loop {
                 if let Some(found) = choose(block::devices(), root) {
                     board.problem("state", None);
@@ -148,7 +151,7 @@ fn choose(devices: Vec<Device>, root: &str) -> Option<Found> {
         .or_else(|| usable.iter().find(is_blank).map(|device| Found::Blank(device.clone())))
 }
 
-async fn on_disk(found: Found, reaper: &Reaper) -> Result<String> {
+async fn on_disk(found: Found, board: &Board, reaper: &Reaper) -> Result<String> {
     let device = match found {
         Found::Labelled(device) => {
             check(&device, reaper).await?;
@@ -163,6 +166,7 @@ async fn on_disk(found: Found, reaper: &Reaper) -> Result<String> {
     mount(Some(&node), MOUNT_POINT, Some("ext4"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, None::<&str>)
         .map_err(io::Error::from)
         .with_context(|| format!("failed to mount STATE from {}", node.display()))?;
+    grow(&device, board, reaper).await;
     Ok(node.display().to_string())
 }
 
@@ -172,8 +176,8 @@ async fn check(device: &Device, reaper: &Reaper) -> Result<()> {
     match exit {
         Exit::Status(status) if status <= E2FSCK_REBOOT => Ok(()),
         _ => bail!(
-            "the file system STATE on {node} is damaged (e2fsck {exit}); nothing has been changed on it. \
-             Repair it with e2fsck from another system, or attach a blank disk instead"
+            "the file system STATE on {node} is damaged beyond what can be repaired without a decision (e2fsck {exit}); \
+             it is left alone. Repair it with e2fsck from another system, or attach a blank disk in its place"
         ),
     }
 }
@@ -191,19 +195,53 @@ async fn make(device: &Device, reaper: &Reaper) -> Result<()> {
     }
 }
 
+/// Lets the mounted file system fill a disk that has become bigger. A failure costs only the room.
+async fn grow(device: &Device, board: &Board, reaper: &Reaper) {
+    let node = device.node();
+    let Ok(Some(size)) = probe::ext4_size(&node) else { return };
+    if size + GROW_FROM > device.size {
+        return;
+    }
+    say!("state growing the file system on {} to {} MiB", node.display(), device.size >> 20);
+    match run(reaper, Command::new(RESIZE2FS).arg(&node).stdout(Stdio::null())).await {
+        Ok(Exit::Status(0)) => {}
+        Ok(exit) => {
+            board.problem("state size", Some(format!("failed to grow {}: resize2fs {exit}", node.display())))
+        }
+        Err(error) => board.problem("state size", Some(format!("{error:#}"))),
+    }
+}
+
 async fn run(reaper: &Reaper, command: &mut Command) -> Result<Exit> {
     let program = command.get_program().to_owned();
     command.env_clear().envs(ENVIRONMENT.iter().copied()).stdin(Stdio::null());
     reaper.run(command).await.with_context(|| format!("failed to run {}", program.display()))
 }
 
-fn in_memory(policy: StatePolicy, board: &Board) -> Result<String> {
+/// There is no disk for STATE: which ones were looked at, since one of them may be a damaged STATE.
+fn no_disk(root: &str) -> String {
+    let names: Vec<_> = block::devices()
+        .into_iter()
+        .filter(|device| device.node() != Path::new(root))
+        .map(|device| device.name)
+        .collect();
+    let seen = if names.is_empty() {
+        "there is no other disk".to_owned()
+    } else {
+        format!("{} holds something else or is too small, and is left alone", names.join(", "))
+    };
+    format!("no disk labelled STATE and no blank disk ({seen})")
+}
+
+fn in_memory(policy: StatePolicy, root: &str, board: &Board) -> Result<String> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mounts::tmpfs(Path::new(MOUNT_POINT), flags, "mode=0755,size=50%")?;
     if policy == StatePolicy::Auto {
-        let text = "no disk labelled STATE and no blank disk: the state is in memory and a reboot loses it; \
-                    attach a blank disk and restart, or accept it with skerry.state=ram";
-        board.problem("state", Some(text.to_owned()));
+        let text = format!(
+            "{}: the state is in memory and a reboot loses it; attach a blank disk and restart, or accept it with skerry.state=ram",
+            no_disk(root)
+        );
+        board.problem("state", Some(text));
     }
     Ok(IN_MEMORY.to_owned())
 }

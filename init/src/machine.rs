@@ -1,0 +1,227 @@
+//! The running machine: what goes on all the time, the way up, and the wait for the end.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::task::JoinSet;
+
+use crate::board::{Board, note};
+use crate::boot;
+use crate::cmdline::Cmdline;
+use crate::config::{self, Config, Resolved, Role};
+use crate::console::say;
+use crate::etc;
+use crate::handout;
+use crate::identity;
+use crate::modules;
+use crate::network;
+use crate::notify::{self, Hub};
+use crate::power::{self, Action};
+use crate::readiness::readable;
+use crate::reaper::Reaper;
+use crate::report;
+use crate::services;
+use crate::shutdown;
+use crate::state;
+use crate::supervisor::{Context as ServiceContext, ENVIRONMENT, Supervisor};
+use crate::sysctl;
+use crate::uevent::Listener;
+
+/// How long a duty that failed rests before it is tried again.
+const DUTY_PAUSE: Duration = Duration::from_secs(5);
+
+/// The machine between the first stage and the end.
+pub(crate) struct Machine {
+    board: Board,
+    cmdline: Cmdline,
+    reaper: Reaper,
+    hub: Hub,
+    /// What goes on until the end; all of it is dropped then.
+    duties: JoinSet<()>,
+    supervisor: Option<Supervisor>,
+    /// Whether STATE survives a reboot.
+    persistent: bool,
+}
+
+impl Machine {
+    /// A machine that tells about itself on `board`.
+    pub(crate) fn new(board: Board) -> Self {
+        Self {
+            board,
+            cmdline: Cmdline::read(),
+            reaper: Reaper::default(),
+            hub: Hub::default(),
+            duties: JoinSet::new(),
+            supervisor: None,
+            persistent: false,
+        }
+    }
+
+    /// Comes up, runs until someone asks for the end, and takes everything down. Returns what is left to do.
+    pub(crate) async fn live(mut self) -> Action {
+        self.start_duties();
+        let mut asked = std::pin::pin!(power::asked());
+        let early = tokio::select! {
+            action = &mut asked => Some(action),
+            () = self.bring_up() => None,
+        };
+        let action = match early {
+            Some(action) => action,
+            None => asked.await,
+        };
+        shutdown::run(action, self.supervisor, self.persistent, &self.reaper).await;
+        action
+    }
+
+    fn start_duties(&mut self) {
+        let reaper = self.reaper.clone();
+        self.keep_doing("reaping", move || reaper.clone().reap_all());
+        let hub = self.hub.clone();
+        self.keep_doing("notifications", move || hub.clone().receive_all(Path::new(notify::SOCKET)));
+        let (board, reaper) = (self.board.clone(), self.reaper.clone());
+        self.keep_doing("modules", move || load_modules(board.clone(), reaper.clone()));
+        let board = self.board.clone();
+        self.keep_doing("kubeconfig", move || handout::run(board.clone()));
+        self.duties.spawn_local(report::run(self.board.clone()));
+    }
+
+    /// STATE, identity, configuration, network, services: the order in which each needs the one before.
+    async fn bring_up(&mut self) {
+        let state = self.prepare_state().await;
+        let files = [Path::new(config::IMAGE_FILE), Path::new(config::STATE_FILE)];
+        let Resolved { config, mistakes } = config::load(&files, &self.cmdline);
+        let hostname = self.take_identity(&config, state.is_ok());
+        self.start_network(&config, &hostname);
+        let mut obstacles: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+        match state {
+            Ok(place) => {
+                if let Err(error) = etc::write_services(&hostname) {
+                    obstacles.push(format!("{error:#}"));
+                }
+                say!("state ready {place}");
+                self.board.mark("state");
+                self.board.update(|facts| facts.state = Some(place));
+            }
+            Err(error) => obstacles.push(format!("{error:#}")),
+        }
+        match config.role {
+            Some(Role::Server) if obstacles.is_empty() => self.start_services(&config),
+            _ => self.enter_maintenance(obstacles),
+        }
+    }
+
+    /// The state policy is read before there is a STATE to keep a configuration on.
+    async fn prepare_state(&mut self) -> Result<String> {
+        let policy = config::load(&[Path::new(config::IMAGE_FILE)], &self.cmdline).config.state;
+        let place = state::prepare(policy, &boot::root_source(), &self.board, &self.reaper).await?;
+        self.persistent = place != state::IN_MEMORY;
+        note(&self.board, "clock", identity::raise_clock());
+        note(&self.board, "seed", identity::stir_seed());
+        Ok(place)
+    }
+
+    /// Becomes someone: machine id, host name, and the files that tell. Returns the host name.
+    fn take_identity(&mut self, config: &Config, keep: bool) -> String {
+        let machine_id = note(&self.board, "machine id", identity::machine_id(keep)).unwrap_or_default();
+        let hostname = config.hostname.clone().unwrap_or_else(|| identity::default_hostname(&machine_id));
+        let set = nix::unistd::sethostname(&hostname).context("failed to set the host name");
+        note(&self.board, "host name", set);
+        note(&self.board, "/etc", etc::write_identity(&hostname, &machine_id));
+        self.board.update(|facts| {
+            facts.role = config.role;
+            facts.hostname.clone_from(&hostname);
+        });
+        hostname
+    }
+
+    fn start_network(&mut self, config: &Config, hostname: &str) {
+        let (board, config, hostname) = (self.board.clone(), config.clone(), hostname.to_owned());
+        self.keep_doing("network", move || network::run(config.clone(), hostname.clone(), board.clone()));
+    }
+
+    fn start_services(&mut self, config: &Config) {
+        let context = ServiceContext {
+            board: self.board.clone(),
+            reaper: self.reaper.clone(),
+            hub: self.hub.clone(),
+            log_level: config.log,
+        };
+        self.supervisor = Some(Supervisor::start(services::SERVER, &context));
+    }
+
+    /// Says why no service runs and what to do. The machine stays up, so that someone can read it.
+    fn enter_maintenance(&self, obstacles: Vec<String>) {
+        for obstacle in &obstacles {
+            say!("maintenance: {obstacle}");
+        }
+        say!(
+            "maintenance: no service is started; correct this and restart (Ctrl-Alt-Del or the power button)"
+        );
+        say!("maintenance: what can be set:");
+        for line in config::help() {
+            say!("maintenance:   {line}");
+        }
+        self.board.update(|facts| facts.maintenance = obstacles);
+    }
+
+    /// Runs `work` again, after a pause, whenever it ends; it is meant to go on for ever.
+    fn keep_doing<E, F>(&mut self, what: &'static str, work: impl Fn() -> F + 'static)
+    where
+        E: Into<anyhow::Error> + 'static,
+        F: Future<Output = Result<(), E>> + 'static,
+    {
+        let board = self.board.clone();
+        self.duties.spawn_local(async move {
+            loop {
+                if let Err(error) = work().await {
+                    board.problem(what, Some(format!("{what}: {:#}", error.into())));
+                }
+                tokio::time::sleep(DUTY_PAUSE).await;
+            }
+        });
+    }
+}
+
+/// Loads drivers for what is there and the modules the image asks for, then drivers for whatever is plugged in later. A child
+/// does the work: the tables are big, and loading blocks.
+async fn load_modules(board: Board, reaper: Reaper) -> Result<()> {
+    let events = readable(Listener::open()?).context("failed to listen for devices")?;
+    run_module_child(&board, &reaper, &[modules::COLDPLUG_ROLE]).await?;
+    for failure in sysctl::apply_bridge() {
+        board.problem("bridge settings", Some(failure));
+    }
+    board.update(|facts| facts.modules_loaded = true);
+    loop {
+        events.readable().await.context("failed to listen for devices")?.clear_ready();
+        let mut aliases = BTreeSet::new();
+        while let Some(event) = events.get_ref().next() {
+            aliases.extend(event.modalias.filter(|_| event.action == "add"));
+        }
+        if !aliases.is_empty() {
+            let mut arguments = vec![modules::HOTPLUG_ROLE];
+            arguments.extend(aliases.iter().map(String::as_str));
+            run_module_child(&board, &reaper, &arguments).await?;
+        }
+    }
+}
+
+/// Runs one of the module roles and makes a problem of what it prints.
+async fn run_module_child(board: &Board, reaper: &Reaper, arguments: &[&str]) -> Result<()> {
+    let (mut reader, writer) = io::pipe()?;
+    let mut command = Command::new("/proc/self/exe");
+    command.args(arguments).env_clear().envs(ENVIRONMENT.iter().copied());
+    command.stdin(Stdio::null()).stdout(writer);
+    let mut child = reaper.spawn(&mut command).context("failed to start the module loader")?;
+    drop(command);
+    child.exited().await;
+    let mut text = String::new();
+    reader.read_to_string(&mut text).context("failed to read from the module loader")?;
+    if !text.is_empty() {
+        board.problem("modules", Some(text.trim().replace('\n', "; ")));
+    }
+    Ok(())
+}
