@@ -63,8 +63,10 @@ impl From<PatchError> for Status {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn json_patches_apply_whole_or_not_at_all() {
@@ -78,6 +80,49 @@ mod tests {
         assert!(matches!(json(&mut doc, &patch), Err(PatchError::NotApplicable(_))));
         assert_eq!(doc, before);
         assert!(matches!(json(&mut doc, &json!({"op": "add"})), Err(PatchError::Malformed(_))));
+    }
+
+    proptest! {
+        /// A strategic merge patch without lists is a JSON merge patch.
+        #[test]
+        fn maps_merge_alike_under_both_merge_patches(
+            before in prop::collection::btree_map("[a-d]", "[a-z]{0,2}", 0..4),
+            change in prop::collection::btree_map("[a-d]", prop::option::of("[a-z]{0,2}"), 0..4),
+        ) {
+            let doc = json!({"metadata": {"labels": before}, "spec": {"nodeSelector": before}});
+            let patch = json!({"metadata": {"labels": change}, "spec": {"nodeSelector": change}});
+            let (mut merged, mut strategically) = (doc.clone(), doc);
+            merge(&mut merged, &patch);
+            strategic(crate::schema::builtin(), "api.core.v1.Pod", &mut strategically, &patch).expect("applies");
+            prop_assert_eq!(merged, strategically);
+        }
+
+        /// Whatever the order of a list, merging it in leaves each element once, with the patch's own order kept.
+        #[test]
+        fn merged_lists_keep_the_order_of_the_patch(
+            before in prop::collection::btree_set("[a-f]", 0..6), patch in prop::collection::btree_set("[a-f]", 0..6),
+            reversed in any::<bool>(),
+        ) {
+            let list = |names: &[String]| names.iter().map(|n| json!({"name": n})).collect::<Vec<_>>();
+            let before: Vec<String> = before.into_iter().collect();
+            let mut patch: Vec<String> = patch.into_iter().collect();
+            if reversed {
+                patch.reverse();
+            }
+            let mut doc = json!({"spec": {"containers": list(&before)}});
+            let change = json!({"spec": {"containers": list(&patch)}});
+            strategic(crate::schema::builtin(), "api.core.v1.Pod", &mut doc, &change).expect("applies");
+            let after: Vec<&str> =
+                doc["spec"]["containers"].as_array().expect("list").iter().filter_map(|c| c["name"].as_str()).collect();
+            let named: Vec<&str> = after.iter().copied().filter(|n| patch.iter().any(|p| p == n)).collect();
+            prop_assert_eq!(named, patch.iter().map(String::as_str).collect::<Vec<_>>());
+            let mut all: Vec<&str> = before.iter().chain(&patch).map(String::as_str).collect();
+            all.sort_unstable();
+            all.dedup();
+            let mut sorted = after.clone();
+            sorted.sort_unstable();
+            prop_assert_eq!(sorted, all);
+        }
     }
 
     #[test]

@@ -299,6 +299,8 @@ impl Sum for Quantity {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parse(text: &str) -> Quantity {
@@ -363,6 +365,23 @@ mod tests {
                 assert_eq!(quantity, again, "{whole}{suffix}");
                 assert_eq!(quantity.to_string(), again.to_string(), "{whole}{suffix}");
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_amount_survives_its_canonical_text(
+            whole in 0_u64..1_000_000_000, fraction in "[0-9]{0,6}", suffix in "(n|u|m|k|M|G|Ki|Mi|Gi|Ti|e[0-9]|)",
+        ) {
+            let quantity = parse(&format!("{whole}.{fraction}{suffix}"));
+            let again = parse(&quantity.to_string());
+            prop_assert_eq!(quantity, again);
+            prop_assert_eq!(quantity.to_string(), again.to_string());
+        }
+
+        #[test]
+        fn no_text_panics(text in ".{0,24}") {
+            let _ = text.parse::<Quantity>();
         }
     }
 

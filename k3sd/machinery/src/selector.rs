@@ -477,8 +477,10 @@ fn unexpected(found: Option<&Token>, expected: &str) -> SelectorError {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
+
+    use super::*;
 
     fn labels(value: Value) -> Map<String, Value> {
         value.as_object().expect("object").clone()
@@ -516,6 +518,26 @@ mod tests {
             let selector = LabelSelector::parse(text).expect("parses");
             assert_eq!(selector.to_string(), text);
             assert_eq!(LabelSelector::parse(&selector.to_string()), Ok(selector));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_selector_reads_back_from_its_text(
+            terms in prop::collection::vec("[a-z]{1,3}(=[a-z]{1,2}|!=[a-z]{1,2}| in \\([a-c],[d-f]\\)| notin \\([a-c],[d-f]\\)|>[1-9]|)", 0..4),
+            labels in prop::collection::btree_map("[a-z]{1,2}", "[a-z1-9]", 0..4),
+        ) {
+            let selector = LabelSelector::parse(&terms.join(",")).expect("in the grammar");
+            let again = LabelSelector::parse(&selector.to_string()).expect("its own text");
+            let find = |key: &str| labels.get(key).map(String::as_str);
+            prop_assert_eq!(selector.matches_by(find), again.matches_by(find));
+            prop_assert_eq!(selector, again);
+        }
+
+        #[test]
+        fn no_text_panics(text in ".{0,32}") {
+            let _ = LabelSelector::parse(&text);
+            let _ = FieldSelector::parse(&text);
         }
     }
 

@@ -41,9 +41,14 @@ impl Strategy for Pod {
 
     fn prepare_update(&self, cx: &Context<'_>, object: &mut Value, old: &Value) {
         match cx.subresource {
+            "" => {}
             "ephemeralcontainers" => keep_all_but(object, old, take_debug_containers),
             "resize" => keep_all_but(object, old, take_resources),
-            _ => {}
+            // Being bound to a node is no change of what the pod's owner wants.
+            _ => return,
+        }
+        if object.get("spec") != old.get("spec") {
+            meta::set_generation(object, meta::generation(old) + 1);
         }
     }
 
@@ -89,10 +94,6 @@ impl Strategy for Pod {
         faults.0
     }
 
-    fn has_generation(&self) -> bool {
-        true
-    }
-
     fn graceful_delete(&self, _cx: &Context<'_>, object: &Value, requested: Option<i64>) -> Graceful {
         Graceful::Seconds(grace_period(object, requested))
     }
@@ -132,6 +133,7 @@ fn prepare_new(object: &mut Value) {
         }]);
     }
     meta::object_mut(object).insert("status".to_owned(), status);
+    meta::set_generation(object, 1);
 }
 
 /// The old pod with what `take` moves over from the new one.

@@ -351,9 +351,11 @@ fn go_struct(ty: TypeRef<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
     use super::*;
     use crate::schema::builtin;
-    use serde_json::json;
 
     #[test]
     fn unknown_fields_are_dropped_and_named() {
@@ -444,6 +446,42 @@ mod tests {
             ["json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string"]
         );
         assert_eq!(check(json!([])), ["json: cannot unmarshal array into Go value of type v1.Deployment"]);
+    }
+
+    /// Any JSON document.
+    fn documents() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            "[a-z\\\\\"\u{e9}]{0,6}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map("[a-z]{1,4}", inner, 0..4)
+                    .prop_map(|map| map.into_iter().collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_document_without_repetition_decodes_to_itself(document in documents()) {
+            let (decoded, found) = decode_json(document.to_string().as_bytes()).expect("JSON");
+            prop_assert_eq!(decoded, document);
+            prop_assert!(found.is_empty());
+        }
+
+        #[test]
+        fn pruning_twice_changes_nothing_more(document in documents()) {
+            let mut once = serde_json::json!({"metadata": document, "spec": document, "status": document});
+            prune(builtin(), "api.core.v1.Pod", &mut once);
+            let mut twice = once.clone();
+            prop_assert!(prune(builtin(), "api.core.v1.Pod", &mut twice).is_empty());
+            prop_assert_eq!(once, twice);
+        }
     }
 
     #[test]
