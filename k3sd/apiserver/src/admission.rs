@@ -7,7 +7,11 @@ use serde_json::Value;
 
 use crate::strategy::Context;
 
+mod default_tolerations;
 mod namespace_lifecycle;
+mod node_restriction;
+mod priority;
+mod service_account;
 
 /// What is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +66,13 @@ pub(crate) struct Admission(Vec<Box<dyn Plugin>>);
 impl Admission {
     /// The plugins that are always on, in upstream's order.
     pub(crate) fn builtin() -> Self {
-        Self(vec![Box::new(namespace_lifecycle::NamespaceLifecycle)])
+        Self(vec![
+            Box::new(namespace_lifecycle::NamespaceLifecycle),
+            Box::new(service_account::ServiceAccount),
+            Box::new(node_restriction::NodeRestriction),
+            Box::new(priority::Priority),
+            Box::new(default_tolerations::DefaultTolerations),
+        ])
     }
 
     pub(crate) async fn mutate(&self, review: &Review<'_>, object: &mut Value) -> Result<(), Status> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::future::try_join_all;
 use machinery::meta;
 use machinery::status::Status;
 use serde_json::{Value, json};
@@ -11,21 +12,130 @@ use crate::options::WriteOptions;
 use crate::server::{Shared, StartError};
 use crate::user::{MASTERS, UserInfo};
 use crate::verbs::create;
+use crate::verbs::update::{self, Target};
+
+mod roles;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// Make sure that everything is there.
 pub(crate) async fn ensure(shared: &Arc<Shared>) -> Result<(), StartError> {
-    for name in NAMESPACES {
-        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
-        present(shared, "", "namespaces", "", namespace).await?;
-    }
+    let namespaces = NAMESPACES
+        .map(|name| json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } }));
+    all_present(shared, "", "namespaces", "", namespaces.to_vec()).await?;
+    // Together, so that they share the datastore's commits.
+    let (roles, bindings) = (roles::cluster_roles(), roles::cluster_role_bindings());
+    futures::try_join!(
+        all_present(shared, RBAC, "clusterroles", "", roles),
+        all_present(shared, RBAC, "clusterrolebindings", "", bindings),
+        all_present(shared, "scheduling.k8s.io", "priorityclasses", "", priority_classes()),
+        kubernetes_service(shared),
+    )?;
     Ok(())
 }
 
 /// The identity behind the server's own writes.
 pub(crate) fn own_user() -> UserInfo {
     UserInfo::new("system:apiserver", &[MASTERS])
+}
+
+fn priority_classes() -> Vec<Value> {
+    [
+        ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+        ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+    ]
+    .map(|(name, value, description)| {
+        json!({
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": { "name": name },
+            "value": value,
+            "description": description,
+        })
+    })
+    .to_vec()
+}
+
+/// The service under which pods find the API server, and where it leads.
+async fn kubernetes_service(shared: &Arc<Shared>) -> Result<(), StartError> {
+    let config = &shared.config;
+    let Some(address) = config.service_address() else { return Ok(()) };
+    let labels = json!({ "component": "apiserver", "provider": "kubernetes" });
+    let port = config.advertise_port;
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": { "name": "kubernetes", "labels": labels },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": address,
+            "clusterIPs": [address],
+            "sessionAffinity": "None",
+            "ports": [{ "name": "https", "protocol": "TCP", "port": 443, "targetPort": port }],
+        },
+    });
+    present(shared, "", "services", "default", service).await?;
+    let family = if config.advertise_address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": { "name": "kubernetes", "labels": { "kubernetes.io/service-name": "kubernetes" } },
+        "addressType": family,
+        "endpoints": [{ "addresses": [config.advertise_address], "conditions": { "ready": true } }],
+        "ports": [{ "name": "https", "protocol": "TCP", "port": port }],
+    });
+    kept(shared, "discovery.k8s.io", "endpointslices", "default", slice, &["endpoints", "ports"]).await?;
+    let endpoints = json!({
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": { "name": "kubernetes", "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" } },
+        "subsets": [{
+            "addresses": [{ "ip": config.advertise_address }],
+            "ports": [{ "name": "https", "protocol": "TCP", "port": port }],
+        }],
+    });
+    kept(shared, "", "endpoints", "default", endpoints, &["subsets"]).await
+}
+
+/// Create an object, or bring these fields of the one that exists up to date.
+async fn kept(
+    shared: &Arc<Shared>,
+    group: &str,
+    plural: &str,
+    namespace: &str,
+    object: Value,
+    fields: &[&str],
+) -> Result<(), StartError> {
+    let name = meta::name(&object).to_owned();
+    if !shared.registry.contains(group, plural, namespace, &name) {
+        return present(shared, group, plural, namespace, object).await;
+    }
+    let tables = shared.registry.tables();
+    let Some(entry) = tables.find_any(group, plural) else { return Ok(()) };
+    let user = own_user();
+    let target = Target { entry, user: &user, namespace, name: &name, subresource: "" };
+    let options = WriteOptions::default();
+    let changed = update::change(shared, target, &options, |current| {
+        let mut next = current.clone();
+        for field in fields {
+            next[*field] = object[*field].clone();
+        }
+        Ok(next)
+    });
+    changed.await.map(drop).map_err(|status| failed(plural, &name, status))
+}
+
+async fn all_present(
+    shared: &Arc<Shared>,
+    group: &str,
+    plural: &str,
+    namespace: &str,
+    objects: Vec<Value>,
+) -> Result<(), StartError> {
+    try_join_all(objects.into_iter().map(|object| present(shared, group, plural, namespace, object)))
+        .await
+        .map(drop)
 }
 
 /// Create an object unless it exists.
@@ -44,12 +154,13 @@ async fn present(
         Ok(()) => debug!(plural, name, "bootstrap object created"),
         // Another server was faster.
         Err(status) if status.code == 409 => {}
-        Err(status) => {
-            let what = format!("{plural} '{name}'");
-            return Err(StartError::Bootstrap { what, source: Box::new(status) });
-        }
+        Err(status) => return Err(failed(plural, &name, status)),
     }
     Ok(())
+}
+
+fn failed(plural: &str, name: &str, status: Status) -> StartError {
+    StartError::Bootstrap { what: format!("{plural} '{name}'"), source: Box::new(status) }
 }
 
 async fn write(

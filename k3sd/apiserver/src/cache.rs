@@ -341,7 +341,7 @@ mod tests {
         }
         let first = cache.page("a/", None, 2, |_, _| true);
         let (after, left) = first.next.unwrap();
-        assert_eq!((&*after, left), ("a/2", 2));
+        assert_eq!((&*after, left), ("a/2", 1));
         let second = cache.page("a/", Some(&after), 2, |_, _| true);
         assert_eq!(second.items.len(), 1);
         assert!(second.next.is_none());

@@ -1,9 +1,9 @@
-//! Discovery: what groups, versions and resources there are, one by one and in one piece, and their OpenAPI documents.
+//! Discovery: what groups, versions and resources there are, one by one and in one piece.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use machinery::kinds::Subresource;
 use machinery::status::Status;
 use serde_json::{Value, json};
@@ -13,13 +13,8 @@ use crate::registry::{Entry, Tables, Version};
 use crate::respond::{self, Response};
 use crate::server::Shared;
 
-/// Answer a path below `/api`, `/apis` or `/openapi`, or `/`.
-pub(crate) fn answer(
-    shared: &Arc<Shared>,
-    path: &[&str],
-    accepted: Accepted,
-    _headers: &HeaderMap,
-) -> Result<Response, Status> {
+/// Answer a path below `/api` or `/apis`, or `/`.
+pub(crate) fn answer(shared: &Arc<Shared>, path: &[&str], accepted: Accepted) -> Result<Response, Status> {
     let tables = shared.registry.tables();
     let aggregated = accepted.shape == Shape::Aggregated;
     let document = match path {

@@ -12,7 +12,7 @@ use crate::request::{Query, RequestInfo};
 use crate::respond::{self, Response};
 use crate::server::Shared;
 use crate::user::UserInfo;
-use crate::{discovery, negotiate};
+use crate::{discovery, negotiate, openapi};
 
 pub(crate) async fn answer(
     shared: &Arc<Shared>,
@@ -32,9 +32,11 @@ pub(crate) async fn answer(
         }
         ["version"] => Ok(respond::value(StatusCode::OK, Encoding::Json, &version(shared))),
         ["metrics"] => Ok(respond::text(StatusCode::OK, shared.metrics.text())),
-        ["api" | "apis" | "openapi", ..] | [""] => {
+        ["openapi", "v2"] => Ok(openapi::v2(shared, &parts.headers)),
+        ["openapi", "v3", ..] => openapi::v3(shared, &path[2..], query),
+        ["api" | "apis", ..] | [""] => {
             let accepted = negotiate::accept(&parts.headers)?;
-            discovery::answer(shared, &path, accepted, &parts.headers)
+            discovery::answer(shared, &path, accepted)
         }
         _ => Err(Status::unknown_path()),
     }

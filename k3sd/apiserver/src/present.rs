@@ -106,7 +106,7 @@ pub(crate) fn served(entry: &Entry, object: &Object) -> Bytes {
     }
     match object.decode() {
         Ok(mut decoded) => {
-            crate::convert::from_storage(&entry.resource, &mut decoded);
+            machinery::convert::from_storage(&entry.resource, &mut decoded);
             crate::codec::encode(&decoded)
         }
         // Not an object: what is stored is served.

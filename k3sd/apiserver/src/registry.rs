@@ -6,6 +6,7 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use machinery::convert;
 use machinery::kinds::{self, Resource};
 use serde_json::Value;
 
@@ -85,21 +86,13 @@ impl Tables {
             let fresh = || Arc::new(Cache::new(prefix.clone(), strategy.selectable_fields(), complete_after));
             self.caches.entry(prefix.clone()).or_insert_with(fresh).clone()
         });
-        let converted = is_converted(&resource);
+        let converted = convert::is_converted(&resource);
         let entry = Arc::new(Entry { resource: resource.clone(), strategy, cache, converted });
         let versions = self.groups.entry(resource.group.clone()).or_default();
         let version = versions.entry(resource.version.clone()).or_default();
         version.insert(resource.plural.clone(), entry.clone());
         entry
     }
-}
-
-/// True for the versions that are served but not stored.
-fn is_converted(resource: &Resource) -> bool {
-    matches!(
-        (resource.group.as_str(), resource.version.as_str(), resource.plural.as_str()),
-        ("events.k8s.io", "v1", "events") | ("autoscaling", "v1", "horizontalpodautoscalers")
-    )
 }
 
 /// The live registry.
@@ -118,9 +111,9 @@ impl Registry {
     pub(crate) fn builtin() -> Self {
         let mut tables = Tables::default();
         // The storage version of a shared prefix goes first, so that the cache selects by its fields.
-        let (first, second): (Vec<_>, Vec<_>) = kinds::builtin().iter().partition(|r| !is_converted(r));
-        let _converted_later = second;
-        for resource in first {
+        let (first, second): (Vec<_>, Vec<_>) =
+            kinds::builtin().iter().partition(|r| !convert::is_converted(r));
+        for resource in first.into_iter().chain(second) {
             tables.insert(resource.clone(), 0);
         }
         Self { tables: RwLock::new(Arc::new(tables)) }

@@ -154,7 +154,7 @@ pub(crate) fn encode_stored(entry: &Entry, object: &Value) -> Bytes {
         return codec::encode_stored(object);
     }
     let mut stored = object.clone();
-    crate::convert::to_storage(&entry.resource, &mut stored);
+    machinery::convert::to_storage(&entry.resource, &mut stored);
     codec::encode_stored(&stored)
 }
 

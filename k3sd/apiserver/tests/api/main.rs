@@ -1,0 +1,5 @@
+//! The API server from outside: over TLS with kubectl, and in process.
+
+mod access;
+mod harness;
+mod kubectl;
