@@ -1,0 +1,5 @@
+//! The controllers and the scheduler on the real API server and datastore, in one process as in production. Only the
+//! kubelet is missing: the tests write the pods' statuses in its place.
+
+mod cluster;
+mod workloads;
