@@ -11,10 +11,6 @@ use super::pod_spec::{
 use super::walk::{Faults, Node, default, default_zero, object_at, objects_in};
 use super::{Context, Graceful, SelectableField, Strategy};
 
-/// Seconds a pod stays on a node that is not ready or not reachable, unless it says otherwise (upstream's
-/// `DefaultTolerationSeconds`).
-const UNREADY_TOLERATION_SECONDS: i64 = 300;
-
 const UPDATE_RULE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
 `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
 `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
@@ -117,7 +113,6 @@ impl Strategy for Pod {
 fn prepare_new(object: &mut Value) {
     if let Some(spec) = object_at(object, &["spec"]) {
         unify_service_account(spec);
-        tolerate_unready_nodes(spec);
     }
     let empty = Value::Null;
     let spec = object.get("spec").unwrap_or(&empty);
@@ -190,23 +185,6 @@ fn default_host_ports(spec: &mut Map<String, Value>) {
                 let number = port.get("containerPort").cloned().unwrap_or_default();
                 default_zero(port, "hostPort", number);
             }
-        }
-    }
-}
-
-fn tolerate_unready_nodes(spec: &mut Map<String, Value>) {
-    let tolerations = spec.entry("tolerations").or_insert_with(|| json!([]));
-    let Some(tolerations) = tolerations.as_array_mut() else { return };
-    for taint in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        let covers = |toleration: &Value| {
-            let text = |name: &str| toleration.get(name).and_then(Value::as_str).unwrap_or_default();
-            (text("key") == taint || text("key").is_empty()) && matches!(text("effect"), "NoExecute" | "")
-        };
-        if !tolerations.iter().any(covers) {
-            tolerations.push(json!({
-                "key": taint, "operator": "Exists", "effect": "NoExecute",
-                "tolerationSeconds": UNREADY_TOLERATION_SECONDS,
-            }));
         }
     }
 }
@@ -342,6 +320,7 @@ fn validate_debug(object: &Value, old: &Value, faults: &mut Faults) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::World;
     use super::*;
 
     fn pod(spec: Value) -> Value {
@@ -359,17 +338,42 @@ mod tests {
     }
 
     #[test]
-    fn a_new_pod_is_pending_and_leaves_broken_nodes_after_a_while() {
-        let mut pod = pod(
-            json!({"serviceAccountName": "default", "containers": [{"name": "a", "image": "x"}],
-            "tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"}]}),
+    fn a_new_pod_is_what_kubectl_users_see() {
+        let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "uid": "u"}, "spec": {
+            "serviceAccountName": "robot",
+            "containers": [{"name": "a", "image": "nginx:1.27", "ports": [{"containerPort": 80}],
+                "resources": {"limits": {"memory": "64Mi"}}}]}});
+        let pod = World::new().create("", "pods", object).expect("valid");
+        assert_eq!(
+            pod,
+            json!({
+                "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "uid": "u", "generation": 1},
+                "spec": {
+                    "containers": [{
+                        "name": "a", "image": "nginx:1.27", "imagePullPolicy": "IfNotPresent",
+                        "ports": [{"containerPort": 80, "protocol": "TCP"}],
+                        "resources": {"limits": {"memory": "64Mi"}, "requests": {"memory": "64Mi"}},
+                        "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+                    }],
+                    "dnsPolicy": "ClusterFirst", "enableServiceLinks": true, "restartPolicy": "Always",
+                    "schedulerName": "default-scheduler", "securityContext": {},
+                    "serviceAccount": "robot", "serviceAccountName": "robot", "terminationGracePeriodSeconds": 30,
+                },
+                "status": {"phase": "Pending", "qosClass": "Burstable"},
+            })
         );
-        prepare_new(&mut pod);
-        assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
-        assert_eq!(pod["spec"]["serviceAccount"], "default");
-        let tolerations = pod["spec"]["tolerations"].as_array().expect("list");
-        assert_eq!(tolerations.len(), 2);
-        assert_eq!(tolerations[1]["key"], "node.kubernetes.io/unreachable");
+    }
+
+    #[test]
+    fn only_changes_of_the_spec_are_new_generations() {
+        let world = World::new();
+        let object =
+            json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "a", "image": "x"}]}});
+        let pod = world.create("", "pods", object).expect("valid");
+        let labelled = world.update("", "pods", &pod, |pod| meta::set_label(pod, "a", "b")).expect("valid");
+        assert_eq!(meta::generation(&labelled), 1);
+        let newer = world.update("", "pods", &pod, |pod| pod["spec"]["containers"][0]["image"] = "y".into());
+        assert_eq!(meta::generation(&newer.expect("valid")), 2);
     }
 
     #[test]
