@@ -23,18 +23,30 @@ use crate::registry::Registry;
 use crate::user::UserInfo;
 
 pub(crate) mod check;
+mod config_map;
 mod cron_job;
 mod daemon_set;
 mod deployment;
+mod endpoints;
+mod event;
 mod job;
+mod lease;
 mod namespace;
+mod networking;
+mod node;
 mod plain;
 mod pod;
 mod pod_spec;
 mod pod_template;
+mod policy;
+mod quota;
+mod rbac;
 mod replica_set;
+mod secret;
 mod service;
+mod signing_request;
 mod stateful_set;
+mod storage;
 #[cfg(test)]
 mod testing;
 mod walk;
@@ -200,18 +212,47 @@ impl SelectableField {
 pub fn lookup(group: &str, plural: &str) -> Arc<dyn Strategy> {
     match (group, plural) {
         // One line per kind, sorted by group and plural.
+        ("", "configmaps") => Arc::new(config_map::ConfigMap),
+        ("", "endpoints") => Arc::new(endpoints::Endpoints),
+        ("", "events") => Arc::new(event::Event),
+        ("", "limitranges") => Arc::new(quota::LimitRange),
         ("", "namespaces") => Arc::new(namespace::Namespace),
+        ("", "nodes") => Arc::new(node::Node),
+        ("", "persistentvolumeclaims") => Arc::new(storage::PersistentVolumeClaim),
+        ("", "persistentvolumes") => Arc::new(storage::PersistentVolume),
         ("", "pods") => Arc::new(pod::Pod),
         ("", "podtemplates") => Arc::new(pod_template::PodTemplate),
         ("", "replicationcontrollers") => Arc::new(replica_set::ReplicationController),
+        ("", "resourcequotas") => Arc::new(quota::ResourceQuota),
+        ("", "secrets") => Arc::new(secret::Secret),
         ("", "services") => Arc::new(service::Service),
         ("apps", "controllerrevisions") => Arc::new(pod_template::ControllerRevision),
         ("apps", "daemonsets") => Arc::new(daemon_set::DaemonSet),
         ("apps", "deployments") => Arc::new(deployment::Deployment),
         ("apps", "replicasets") => Arc::new(replica_set::ReplicaSet),
         ("apps", "statefulsets") => Arc::new(stateful_set::StatefulSet),
+        ("autoscaling", "horizontalpodautoscalers") => Arc::new(policy::HorizontalPodAutoscaler),
         ("batch", "cronjobs") => Arc::new(cron_job::CronJob),
         ("batch", "jobs") => Arc::new(job::Job),
+        ("certificates.k8s.io", "certificatesigningrequests") => {
+            Arc::new(signing_request::CertificateSigningRequest)
+        }
+        ("coordination.k8s.io", "leases") => Arc::new(lease::Lease),
+        ("discovery.k8s.io", "endpointslices") => Arc::new(endpoints::EndpointSlice),
+        ("events.k8s.io", "events") => Arc::new(event::Event),
+        ("networking.k8s.io", "ingressclasses") => Arc::new(networking::IngressClass),
+        ("networking.k8s.io", "ingresses") => Arc::new(networking::Ingress),
+        ("networking.k8s.io", "networkpolicies") => Arc::new(networking::NetworkPolicy),
+        ("policy", "poddisruptionbudgets") => Arc::new(policy::PodDisruptionBudget),
+        ("rbac.authorization.k8s.io", "clusterrolebindings") => Arc::new(rbac::Binding { cluster: true }),
+        ("rbac.authorization.k8s.io", "clusterroles") => Arc::new(rbac::Role { cluster: true }),
+        ("rbac.authorization.k8s.io", "rolebindings") => Arc::new(rbac::Binding { cluster: false }),
+        ("rbac.authorization.k8s.io", "roles") => Arc::new(rbac::Role { cluster: false }),
+        ("scheduling.k8s.io", "priorityclasses") => Arc::new(policy::PriorityClass),
+        ("storage.k8s.io", "storageclasses") => Arc::new(storage::StorageClass),
         _ => Arc::new(plain::Plain::of(group, plural)),
     }
 }
+
+#[cfg(test)]
+mod tests;

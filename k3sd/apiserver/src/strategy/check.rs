@@ -11,8 +11,6 @@ use serde_json::{Map, Value};
 /// Everything that is wrong, as it is found.
 pub(crate) type Faults = Vec<FieldError>;
 
-const IMMUTABLE: &str = "field is immutable";
-
 /// The text at a JSON pointer, empty if there is none.
 pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or("")
@@ -64,13 +62,6 @@ pub(crate) fn keep_old(object: &mut Value, old: &Value, field: &str) {
     };
 }
 
-/// A text that must be there.
-pub(crate) fn required(object: &Value, pointer: &str, detail: &str, faults: &mut Faults) {
-    if text(object, pointer).is_empty() {
-        faults.push(FieldError::required(path(pointer), detail));
-    }
-}
-
 /// A text that must be one of these, if it is there.
 pub(crate) fn one_of(object: &Value, pointer: &str, allowed: &[&str], faults: &mut Faults) {
     let value = text(object, pointer);
@@ -81,27 +72,13 @@ pub(crate) fn one_of(object: &Value, pointer: &str, allowed: &[&str], faults: &m
 
 /// A value that may not change.
 pub(crate) fn immutable(object: &Value, old: &Value, pointer: &str, faults: &mut Faults) {
-    immutable_because(object, old, pointer, IMMUTABLE, faults);
-}
-
-/// A value that may not change, with the words for it.
-pub(crate) fn immutable_because(
-    object: &Value,
-    old: &Value,
-    pointer: &str,
-    detail: &str,
-    faults: &mut Faults,
-) {
     let (new, old) = (object.pointer(pointer), old.pointer(pointer));
     if new != old {
-        faults.push(FieldError::invalid(path(pointer), new.cloned().unwrap_or_default(), detail));
-    }
-}
-
-/// A number that may not be negative.
-pub(crate) fn non_negative(object: &Value, pointer: &str, faults: &mut Faults) {
-    if let Some(value) = number(object, pointer).filter(|value| *value < 0) {
-        faults.push(FieldError::invalid(path(pointer), value, "must be greater than or equal to 0"));
+        faults.push(FieldError::invalid(
+            path(pointer),
+            new.cloned().unwrap_or_default(),
+            "field is immutable",
+        ));
     }
 }
 
@@ -109,27 +86,6 @@ pub(crate) fn non_negative(object: &Value, pointer: &str, faults: &mut Faults) {
 pub(crate) fn port(value: i64, field: &str, faults: &mut Faults) {
     if !(1..=65_535).contains(&value) {
         faults.push(FieldError::invalid(field, value, "must be between 1 and 65535, inclusive"));
-    }
-}
-
-/// A number or percentage of pods.
-pub(crate) fn count_or_percent(object: &Value, pointer: &str, faults: &mut Faults) {
-    match object.pointer(pointer) {
-        Some(Value::Number(_)) => non_negative(object, pointer, faults),
-        Some(Value::String(text)) => {
-            let digits = text.strip_suffix('%').unwrap_or("");
-            if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-                let detail = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
-                faults.push(FieldError::invalid(path(pointer), text.as_str(), detail));
-            } else if digits.parse::<u32>().is_ok_and(|percent| percent > 100) {
-                faults.push(FieldError::invalid(
-                    path(pointer),
-                    text.as_str(),
-                    "must not be greater than 100%",
-                ));
-            }
-        }
-        _ => {}
     }
 }
 
@@ -204,35 +160,6 @@ pub(crate) fn labels(object: &Value, pointer: &str, faults: &mut Faults) {
         let value = value.as_str().unwrap_or_default();
         for detail in crate::names::label_value(value) {
             faults.push(FieldError::invalid(field.as_str(), value, detail));
-        }
-    }
-}
-
-/// A `metav1.LabelSelector`.
-pub(crate) fn label_selector(object: &Value, pointer: &str, faults: &mut Faults) {
-    labels(object, &format!("{pointer}/matchLabels"), faults);
-    for (index, expression) in list(object, &format!("{pointer}/matchExpressions")).iter().enumerate() {
-        let field = format!("{}.matchExpressions[{index}]", path(pointer));
-        let values = list(expression, "/values").len();
-        match text(expression, "/operator") {
-            "In" | "NotIn" if values == 0 => faults.push(FieldError::required(
-                format!("{field}.values"),
-                "must be specified when `operator` is 'In' or 'NotIn'",
-            )),
-            "Exists" | "DoesNotExist" if values > 0 => faults.push(FieldError::forbidden(
-                format!("{field}.values"),
-                "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
-            )),
-            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => faults.push(FieldError::invalid(
-                format!("{field}.operator"),
-                other,
-                "not a valid selector operator",
-            )),
-        }
-        let key = text(expression, "/key");
-        for detail in crate::names::qualified_name(key) {
-            faults.push(FieldError::invalid(format!("{field}.key"), key, detail));
         }
     }
 }
