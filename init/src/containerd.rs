@@ -1,9 +1,11 @@
 //! containerd's configuration: K3s's paths, our pause image, crun by default, and nothing it does not need.
 
+use std::path::Path;
+
 use crate::services::{CONTAINERD_SOCKET, SHIM_CGROUP};
 
-/// Offered as a second runtime where the image has it.
-pub(crate) const RUNC: &str = "/usr/bin/runc";
+/// Where runc may be; it is offered as a second runtime where the image has it.
+const RUNC: [&str; 2] = ["/usr/bin/runc", "/usr/sbin/runc"];
 const CRUN: &str = "/usr/bin/crun";
 
 /// Plugins that are not used; each costs start-up time, above all under emulation.
@@ -20,10 +22,15 @@ const DISABLED: &[&str] = &[
     "io.containerd.internal.v1.opt",
 ];
 
+/// The file's text for what this image has.
+pub(crate) fn config() -> String {
+    render(RUNC.into_iter().find(|path| Path::new(path).exists()))
+}
+
 /// The file's text (format version 2, which containerd 1.7 has and 2.x still reads).
-pub(crate) fn config(with_runc: bool) -> String {
+fn render(runc: Option<&str>) -> String {
     let disabled: Vec<_> = DISABLED.iter().map(|plugin| format!("  {plugin:?},\n")).collect();
-    let runc = if with_runc { runtime("runc", RUNC) } else { String::new() };
+    let runc = runc.map(|path| runtime("runc", path)).unwrap_or_default();
     format!(
         r#"# Written by init at every boot.
 version = 2
@@ -89,11 +96,11 @@ mod tests {
 
     #[test]
     fn the_text_is_toml_and_runc_is_there_only_when_installed() {
-        for with_runc in [false, true] {
-            let table: toml::Table = config(with_runc).parse().unwrap();
+        for runc in [None, Some("/usr/sbin/runc")] {
+            let table: toml::Table = render(runc).parse().unwrap();
             let cri = &table["plugins"]["io.containerd.grpc.v1.cri"];
             let runtimes = cri["containerd"]["runtimes"].as_table().unwrap();
-            assert_eq!(runtimes.contains_key("runc"), with_runc);
+            assert_eq!(runtimes.contains_key("runc"), runc.is_some());
             assert_eq!(runtimes["crun"]["options"]["BinaryName"].as_str(), Some("/usr/bin/crun"));
             assert_eq!(table["grpc"]["address"].as_str(), Some(CONTAINERD_SOCKET));
         }

@@ -64,7 +64,7 @@ pub(crate) fn write_services(hostname: &str) -> Result<()> {
     fs::create_dir_all("/etc/rancher/k3s").context("failed to create /etc/rancher/k3s")?;
     write("rancher/k3s/config.yaml", &k3s_config(hostname))?;
     let config = Path::new(CONTAINERD_CONFIG);
-    write("containerd/config.toml", &containerd::config(Path::new(containerd::RUNC).exists()))
+    write("containerd/config.toml", &containerd::config())
         .with_context(|| format!("failed to write {}", config.display()))
 }
 
