@@ -6,7 +6,7 @@ use futures::future::try_join_all;
 use machinery::meta;
 use machinery::status::Status;
 use serde_json::{Value, json};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::options::WriteOptions;
 use crate::server::{Shared, StartError};
@@ -85,7 +85,9 @@ async fn kubernetes_service(shared: &Arc<Shared>) -> Result<(), StartError> {
         "endpoints": [{ "addresses": [config.advertise_address], "conditions": { "ready": true } }],
         "ports": [{ "name": "https", "protocol": "TCP", "port": port }],
     });
-    kept(shared, "discovery.k8s.io", "endpointslices", "default", slice, &["endpoints", "ports"]).await?;
+    publish(
+        kept(shared, "discovery.k8s.io", "endpointslices", "default", slice, &["endpoints", "ports"]).await,
+    );
     let endpoints = json!({
         "apiVersion": "v1",
         "kind": "Endpoints",
@@ -95,7 +97,16 @@ async fn kubernetes_service(shared: &Arc<Shared>) -> Result<(), StartError> {
             "ports": [{ "name": "https", "protocol": "TCP", "port": port }],
         }],
     });
-    kept(shared, "", "endpoints", "default", endpoints, &["subsets"]).await
+    publish(kept(shared, "", "endpoints", "default", endpoints, &["subsets"]).await);
+    Ok(())
+}
+
+/// An address that cannot be published (loopback) keeps pods from the API, but not the server from serving.
+fn publish(result: Result<(), StartError>) {
+    if let Err(error) = result {
+        let error = crate::errors::chain(&error);
+        warn!(error, "failed to publish the address of the api server");
+    }
 }
 
 /// Create an object, or bring these fields of the one that exists up to date.

@@ -15,7 +15,12 @@ use crate::verbs::update::{self, Target};
 use crate::{negotiate, present};
 
 mod binding;
+mod eviction;
+mod proxy;
+mod reviews;
 mod scale;
+mod streams;
+mod token;
 
 /// Lead a request for a subresource that exists and has the verb.
 pub(crate) async fn dispatch(call: Call) -> Result<Response, Status> {
@@ -23,6 +28,10 @@ pub(crate) async fn dispatch(call: Call) -> Result<Response, Status> {
     match (resource.plural.as_str(), call.info.subresource.as_str(), call.info.verb) {
         (_, "scale", _) => scale::run(call).await,
         ("pods", "binding", "create") => binding::run(call).await,
+        ("pods", "eviction", "create") => eviction::run(call).await,
+        ("pods", "log" | "exec" | "attach" | "portforward", _) => streams::run(call).await,
+        ("pods" | "services" | "nodes", "proxy", _) => proxy::run(call).await,
+        ("serviceaccounts", "token", "create") => token::run(call).await,
         (_, "status", "get") => get::run(call).await,
         (_, "status", "update") => update::run(call).await,
         (_, "status", "patch") => patch::run(call).await,
@@ -38,6 +47,12 @@ pub(crate) async fn dispatch(call: Call) -> Result<Response, Status> {
 pub(crate) async fn create_virtual(call: Call) -> Result<Response, Status> {
     match call.entry.resource.plural.as_str() {
         "bindings" => binding::run(call).await,
+        "tokenreviews"
+        | "selfsubjectreviews"
+        | "selfsubjectrulesreviews"
+        | "selfsubjectaccessreviews"
+        | "subjectaccessreviews"
+        | "localsubjectaccessreviews" => reviews::run(call).await,
         _ => Err(Status::method_not_allowed()),
     }
 }

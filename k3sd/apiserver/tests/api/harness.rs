@@ -74,7 +74,7 @@ pub(crate) fn config(ca: &Authority, port: u16) -> Config {
         service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
         node_port_range: 30000..=32767,
         cluster_domain: "cluster.local".to_owned(),
-        advertise_address: "127.0.0.1".parse().unwrap(),
+        advertise_address: "192.0.2.10".parse().unwrap(),
         advertise_port: port,
         version: "v1.36.2+skerry1".to_owned(),
         service_account_issuer: issuer.clone(),

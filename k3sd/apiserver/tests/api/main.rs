@@ -3,3 +3,4 @@
 mod access;
 mod harness;
 mod kubectl;
+mod pods;
