@@ -6,12 +6,16 @@
 
 mod context;
 mod deployment;
+mod discovery;
 mod endpoint_slice;
 mod endpoints;
 mod expectations;
+mod garbage_collector;
+mod namespace;
 mod node_ipam;
 mod ownership;
 mod pod;
+mod pod_gc;
 mod replica_set;
 mod root_ca;
 mod service;
@@ -59,7 +63,18 @@ pub async fn run(
             tasks.spawn(async move { $module::run(context).await; stringify!($module) }.instrument(span));
         })* };
     }
-    start!(deployment, endpoint_slice, endpoints, node_ipam, replica_set, root_ca, service_account,);
+    start!(
+        deployment,
+        endpoint_slice,
+        endpoints,
+        garbage_collector,
+        namespace,
+        node_ipam,
+        pod_gc,
+        replica_set,
+        root_ca,
+        service_account,
+    );
     info!(controllers = tasks.len(), "controllers started");
     while let Some(ended) = tasks.join_next().await {
         let name = ended.context("a controller panicked")?;

@@ -8,7 +8,7 @@ use apiserver::{
 };
 use client::Informers;
 use datastore::sqlite::Sqlite;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
@@ -64,13 +64,16 @@ impl Cluster {
             scheduler_informers.clone(),
             cancel.clone(),
         ));
-        Self {
+        let cluster = Self {
             client: client_as("admin", &["system:masters"]),
             cancel,
             components,
             informers: vec![manager_informers, scheduler_informers],
             _directory: directory,
-        }
+        };
+        // Admission refuses pods before their service account is there.
+        get_until(&cluster.api::<ServiceAccount>(), "default", "service account", |_| true).await;
+        cluster
     }
 
     /// Ends everything and waits for it: a component that failed or a task that does not end fails the test.
@@ -176,12 +179,13 @@ where
 }
 
 fn config(directory: &std::path::Path) -> Config {
-    let localhost: IpAddr = [127, 0, 0, 1].into();
+    // Nobody listens there; published endpoints may not be loopback addresses.
+    let address: IpAddr = [192, 0, 2, 1].into();
     let pki = ServerPki::load_or_create(
         directory,
         &Params {
             node_name: "n".to_owned(),
-            node_ips: vec![localhost],
+            node_ips: vec![address],
             tls_sans: Vec::new(),
             service_ip: [10, 43, 0, 1].into(),
             cluster_domain: "cluster.local".to_owned(),
@@ -194,7 +198,7 @@ fn config(directory: &std::path::Path) -> Config {
         service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
         node_port_range: 30000..=32767,
         cluster_domain: "cluster.local".to_owned(),
-        advertise_address: localhost,
+        advertise_address: address,
         advertise_port: 6443,
         version: "v1.36.2+skerry1".to_owned(),
         service_account_issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),

@@ -2,4 +2,5 @@
 //! kubelet is missing: the tests write the pods' statuses in its place.
 
 mod cluster;
+mod deletion;
 mod workloads;

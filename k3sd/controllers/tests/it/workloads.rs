@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
-    core::v1::{ConfigMap, Endpoints, Event, Node, Pod, Service, ServiceAccount},
+    core::v1::{ConfigMap, Endpoints, Event, Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use kube::api::{Patch, PatchParams, PostParams};
@@ -37,7 +37,6 @@ fn node_of(pod: &Pod) -> Option<&str> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_namespace_gets_its_account_and_root_certificate_and_a_node_its_network() {
     let cluster = Cluster::start().await;
-    get_until(&cluster.api::<ServiceAccount>(), "default", "service account", |_| true).await;
     let map = get_until(&cluster.api::<ConfigMap>(), "kube-root-ca.crt", "root certificate", |_| true).await;
     assert_eq!(map.data.unwrap()["ca.crt"], "the root");
     cluster.add_node("one").await;
