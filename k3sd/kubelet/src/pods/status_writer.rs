@@ -1,0 +1,163 @@
+//! Writes a pod's status to the API: only when it changed, and again until it was taken.
+//!
+//! For a static pod the object in the API is its mirror, which is made here when it is missing.
+
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tracing::debug;
+
+use crate::pods::static_pods;
+
+/// Fields of `status` this kubelet writes; absent ones are cleared.
+const OWNED: [&str; 14] = [
+    "conditions",
+    "containerStatuses",
+    "hostIP",
+    "hostIPs",
+    "initContainerStatuses",
+    "message",
+    "observedGeneration",
+    "phase",
+    "podIP",
+    "podIPs",
+    "qosClass",
+    "reason",
+    "startTime",
+    "ephemeralContainerStatuses",
+];
+
+/// The status of one pod on its way to the API.
+pub(crate) struct StatusWriter {
+    client: Client,
+    node_name: String,
+    /// The status last taken by the API.
+    written: Option<PodStatus>,
+    /// The last attempt failed.
+    pub(crate) pending: bool,
+}
+
+impl StatusWriter {
+    pub(crate) fn new(client: Client, node_name: String) -> Self {
+        Self { client, node_name, written: None, pending: false }
+    }
+
+    /// The pod with the newest status known: what was written here, with others' conditions as the API has them.
+    /// The copy from the informer may be older than our own last write.
+    pub(crate) fn current(&self, pod: &Pod) -> Pod {
+        let Some(written) = &self.written else { return pod.clone() };
+        let mut status = written.clone();
+        let theirs = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+        let conditions = status.conditions.get_or_insert_default();
+        for condition in theirs {
+            if !conditions.iter().any(|ours: &PodCondition| ours.type_ == condition.type_) {
+                conditions.push(condition);
+            }
+        }
+        Pod { status: Some(status), ..pod.clone() }
+    }
+
+    /// Writes `status` when it differs from what the API has. Whether the API has it now.
+    pub(crate) async fn write(&mut self, pod: &Pod, status: PodStatus) -> bool {
+        let known = self.written.as_ref().or(pod.status.as_ref());
+        if !self.pending && known == Some(&status) {
+            self.written = Some(status);
+            return true;
+        }
+        match self.patch(pod, &status).await {
+            Ok(()) => {
+                self.written = Some(status);
+                self.pending = false;
+                true
+            }
+            Err(error) if is_gone(&error) => {
+                // Deleted or replaced meanwhile; the source will say so.
+                self.pending = false;
+                true
+            }
+            Err(error) => {
+                debug!(pod = pod.metadata.name, %error, "pod status not written, will be tried again");
+                self.written = Some(status);
+                self.pending = true;
+                false
+            }
+        }
+    }
+
+    async fn patch(&self, pod: &Pod, status: &PodStatus) -> Result<(), kube::Error> {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let api = self.api(pod);
+        let is_static = static_pods::is_static(pod);
+        // The uid guards against a pod of the same name that came after this one. A mirror has its own.
+        let uid = if is_static { None } else { pod.metadata.uid.as_deref() };
+        let body = Patch::Merge(merge_body(uid, status));
+        match api.patch_status(name, &PatchParams::default(), &body).await {
+            Err(error) if is_static && is_not_found(&error) => {
+                let mirror = static_pods::mirror(pod, &self.node_name);
+                api.create(&PostParams::default(), &mirror).await?;
+                api.patch_status(name, &PatchParams::default(), &body).await.map(|_| ())
+            }
+            result => result.map(|_| ()),
+        }
+    }
+
+    /// Removes the object from the API at once. Whether it is gone.
+    pub(crate) async fn delete(&self, pod: &Pod) -> bool {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let uid = if static_pods::is_static(pod) { None } else { pod.metadata.uid.clone() };
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: uid.map(|uid| Preconditions { uid: Some(uid), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        match self.api(pod).delete(name, &params).await {
+            Ok(_) => true,
+            Err(error) if is_gone(&error) => true,
+            Err(error) => {
+                debug!(pod = name, %error, "pod not deleted, will be tried again");
+                false
+            }
+        }
+    }
+
+    fn api(&self, pod: &Pod) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), pod.metadata.namespace.as_deref().unwrap_or("default"))
+    }
+}
+
+fn merge_body(uid: Option<&str>, status: &PodStatus) -> Value {
+    let mut status = serde_json::to_value(status).unwrap_or_default();
+    if let Some(fields) = status.as_object_mut() {
+        for name in OWNED {
+            fields.entry(name).or_insert(Value::Null);
+        }
+    }
+    match uid {
+        Some(uid) => json!({ "metadata": { "uid": uid }, "status": status }),
+        None => json!({ "status": status }),
+    }
+}
+
+fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// There is no such pod, or another one of that name.
+fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404 || status.code == 409)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_that_are_no_longer_set_are_cleared() {
+        let status = PodStatus { phase: Some("Running".to_owned()), ..PodStatus::default() };
+        let body = merge_body(Some("u1"), &status);
+        assert_eq!(body["metadata"]["uid"], "u1");
+        assert_eq!(body["status"]["phase"], "Running");
+        assert_eq!(body["status"].get("message"), Some(&Value::Null));
+    }
+}
