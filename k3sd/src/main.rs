@@ -1,2 +1,71 @@
-//! k3sd.
-fn main() {}
+//! `k3sd`: Kubernetes in one process.
+//!
+//! This file decides which program the binary is: under the names of CNI plugins it is the CNI plugin, else it is the
+//! daemon. [`server`] wires the daemon's components; the crates below this folder are the components.
+
+mod cli;
+mod config;
+mod config_file;
+mod notify;
+mod server;
+
+use std::env;
+use std::path::Path;
+use std::process::ExitCode;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Config;
+
+/// What is logged unless `RUST_LOG` or `--debug` says otherwise.
+const DEFAULT_FILTER: &str = "info";
+const DEBUG_FILTER: &str = "debug,h2=info,hyper=info,hyper_util=info,tower=info,rustls=info,tonic=info";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args_os().map(|text| text.to_string_lossy().into_owned()).collect();
+    let name = arguments.first().and_then(|path| Path::new(path).file_name()?.to_str()).unwrap_or_default();
+    // Started by the container runtime for every pod: nothing else may run before it.
+    if network::cni::PROGRAM_NAMES.contains(&name) {
+        return network::cni::main();
+    }
+    let config = match Config::from_command_line(arguments) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("k3sd: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    start_logging(config.debug);
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "k3sd ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    raise_file_limit();
+    // The TLS library lets the process choose its cryptography once.
+    let _second_choice = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("k3sd").build()?;
+    let outcome = runtime.block_on(server::run(config));
+    // What still runs on blocking threads is cut off: all that matters has been awaited above.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn start_logging(debug: bool) {
+    let default = if debug { DEBUG_FILTER } else { DEFAULT_FILTER };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
+/// Watches are connections: take as many descriptors as the machine lets us have.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _best_effort = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}

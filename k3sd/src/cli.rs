@@ -1,0 +1,114 @@
+//! The command line as written: K3s's flags, by K3s's names, all optional.
+//!
+//! What they mean together is decided in [`crate::config`]; this file only says how they are spelled.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Kubernetes in one process: datastore, API server, controllers, scheduler, kubelet, service proxy and pod network.
+#[derive(Debug, Parser)]
+#[command(name = "k3sd", version, about, args_override_self = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to run.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the control plane and, unless --disable-agent is given, a node beside it
+    Server(Box<ServerFlags>),
+}
+
+/// The flags of `k3sd server`. In `config.yaml` each is a key, without the dashes.
+#[derive(Clone, Debug, Default, Args)]
+#[command(args_override_self = true)]
+pub(crate) struct ServerFlags {
+    /// File of flags; each key is a flag's name, FILE.d/*.yaml are read after it
+    #[arg(short, long, value_name = "FILE", env = "K3S_CONFIG_FILE", default_value = "/etc/rancher/k3s/config.yaml")]
+    pub(crate) config: PathBuf,
+    /// Log more
+    #[arg(long, env = "K3S_DEBUG", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) debug: Option<bool>,
+
+    /// Directory of everything that must survive a restart [default: /var/lib/rancher/k3s]
+    #[arg(short, long, value_name = "DIR", env = "K3S_DATA_DIR", help_heading = "Data")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// Address the API server listens on [default: all]
+    #[arg(long, value_name = "IP", help_heading = "Listener")]
+    pub(crate) bind_address: Option<IpAddr>,
+    /// Port the API server listens on [default: 6443]
+    #[arg(long, value_name = "PORT", help_heading = "Listener")]
+    pub(crate) https_listen_port: Option<u16>,
+    /// Address published as the endpoint of the kubernetes Service [default: the node's first]
+    #[arg(long, value_name = "IP", help_heading = "Listener")]
+    pub(crate) advertise_address: Option<IpAddr>,
+    /// Further names or addresses for the serving certificate; repeatable, commas allowed
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Listener")]
+    pub(crate) tls_san: Vec<String>,
+
+    /// Range that pods get addresses from [default: 10.42.0.0/16]
+    #[arg(long, value_name = "CIDR", help_heading = "Networking")]
+    pub(crate) cluster_cidr: Option<String>,
+    /// Range that Services get addresses from [default: 10.43.0.0/16]
+    #[arg(long, value_name = "CIDR", help_heading = "Networking")]
+    pub(crate) service_cidr: Option<String>,
+    /// Ports for Services of type NodePort [default: 30000-32767]
+    #[arg(long, value_name = "FIRST-LAST", help_heading = "Networking")]
+    pub(crate) service_node_port_range: Option<String>,
+    /// Address that pods ask for names [default: the tenth of the service range]
+    #[arg(long, value_name = "IP", help_heading = "Networking")]
+    pub(crate) cluster_dns: Option<IpAddr>,
+    /// DNS domain of the cluster [default: cluster.local]
+    #[arg(long, value_name = "NAME", help_heading = "Networking")]
+    pub(crate) cluster_domain: Option<String>,
+
+    /// Where the administrator's kubeconfig goes [default: /etc/rancher/k3s/k3s.yaml]
+    #[arg(short = 'o', long, value_name = "FILE", env = "K3S_KUBECONFIG_OUTPUT", help_heading = "Client")]
+    pub(crate) write_kubeconfig: Option<PathBuf>,
+    /// Mode of that file, octal [default: 600]
+    #[arg(long, value_name = "MODE", env = "K3S_KUBECONFIG_MODE", help_heading = "Client")]
+    pub(crate) write_kubeconfig_mode: Option<String>,
+    /// Name of cluster, user and context in it [default: default]
+    #[arg(long, value_name = "NAME", env = "K3S_KUBECONFIG_NAME", help_heading = "Client")]
+    pub(crate) write_kubeconfig_name: Option<String>,
+
+    /// Shared secret of the cluster [default: generated]
+    #[arg(short, long, value_name = "TOKEN", env = "K3S_TOKEN", hide_env_values = true, help_heading = "Cluster")]
+    pub(crate) token: Option<String>,
+    /// Shared secret for agents only [default: the token]
+    #[arg(long, value_name = "TOKEN", env = "K3S_AGENT_TOKEN", hide_env_values = true, help_heading = "Cluster")]
+    pub(crate) agent_token: Option<String>,
+
+    /// Packaged manifests not to deploy, by file name without ending; repeatable, commas allowed
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Components")]
+    pub(crate) disable: Vec<String>,
+    /// Run no node here
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Components")]
+    pub(crate) disable_agent: Option<bool>,
+    /// Run no scheduler
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Components")]
+    pub(crate) disable_scheduler: Option<bool>,
+    /// Run no service proxy
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Components")]
+    pub(crate) disable_kube_proxy: Option<bool>,
+
+    /// Name of this node [default: the host name]
+    #[arg(long, value_name = "NAME", env = "K3S_NODE_NAME", help_heading = "Node")]
+    pub(crate) node_name: Option<String>,
+    /// Addresses of this node; repeatable, commas allowed [default: that of the default route]
+    #[arg(short = 'i', long, value_name = "IP", value_delimiter = ',', help_heading = "Node")]
+    pub(crate) node_ip: Vec<IpAddr>,
+    /// Label to register the node with, KEY=VALUE; repeatable
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Node")]
+    pub(crate) node_label: Vec<String>,
+    /// Taint to register the node with, KEY=VALUE:EFFECT; repeatable
+    #[arg(long, value_name = "KEY=VALUE:EFFECT", help_heading = "Node")]
+    pub(crate) node_taint: Vec<String>,
+    /// Socket of a running containerd [default: start one]
+    #[arg(long, value_name = "SOCKET", help_heading = "Node")]
+    pub(crate) container_runtime_endpoint: Option<String>,
+}
