@@ -27,7 +27,13 @@ pub(crate) enum Command {
 #[command(args_override_self = true)]
 pub(crate) struct ServerFlags {
     /// File of flags; each key is a flag's name, FILE.d/*.yaml are read after it
-    #[arg(short, long, value_name = "FILE", env = "K3S_CONFIG_FILE", default_value = "/etc/rancher/k3s/config.yaml")]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "K3S_CONFIG_FILE",
+        default_value = "/etc/rancher/k3s/config.yaml"
+    )]
     pub(crate) config: PathBuf,
     /// Log more
     #[arg(long, env = "K3S_DEBUG", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -77,10 +83,23 @@ pub(crate) struct ServerFlags {
     pub(crate) write_kubeconfig_name: Option<String>,
 
     /// Shared secret of the cluster [default: generated]
-    #[arg(short, long, value_name = "TOKEN", env = "K3S_TOKEN", hide_env_values = true, help_heading = "Cluster")]
+    #[arg(
+        short,
+        long,
+        value_name = "TOKEN",
+        env = "K3S_TOKEN",
+        hide_env_values = true,
+        help_heading = "Cluster"
+    )]
     pub(crate) token: Option<String>,
     /// Shared secret for agents only [default: the token]
-    #[arg(long, value_name = "TOKEN", env = "K3S_AGENT_TOKEN", hide_env_values = true, help_heading = "Cluster")]
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "K3S_AGENT_TOKEN",
+        hide_env_values = true,
+        help_heading = "Cluster"
+    )]
     pub(crate) agent_token: Option<String>,
 
     /// Packaged manifests not to deploy, by file name without ending; repeatable, commas allowed

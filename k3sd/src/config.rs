@@ -109,12 +109,16 @@ impl Config {
             Some(Agent {
                 labels: labels(&flags.node_label, &mut mistakes),
                 taints: taints(&flags.node_taint, &mut mistakes),
-                containerd: flags.container_runtime_endpoint.as_deref().and_then(|text| socket(text, &mut mistakes)),
+                containerd: flags
+                    .container_runtime_endpoint
+                    .as_deref()
+                    .and_then(|text| socket(text, &mut mistakes)),
             })
         };
         let dns = service_cidr.hosts().nth(DNS_OFFSET - 1);
         if dns.is_none() {
-            mistakes.push(format!("service-cidr: {service_cidr} is too small; at least 16 addresses are needed"));
+            mistakes
+                .push(format!("service-cidr: {service_cidr} is too small; at least 16 addresses are needed"));
         }
         let config = Self {
             debug: flags.debug.unwrap_or_default(),
@@ -154,7 +158,11 @@ impl Config {
     /// The URL for clients on this machine.
     pub(crate) fn local_url(&self) -> String {
         let host = if self.listen.ip().is_unspecified() {
-            if self.listen.is_ipv6() { IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1u16]) } else { IpAddr::from([127, 0, 0, 1]) }
+            if self.listen.is_ipv6() {
+                IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1u16])
+            } else {
+                IpAddr::from([127, 0, 0, 1])
+            }
         } else {
             self.listen.ip()
         };
@@ -203,7 +211,8 @@ fn cidr(flag: &str, given: Option<String>, default: &str, mistakes: &mut Vec<Str
 
 fn node_ports(given: Option<&str>, mistakes: &mut Vec<String>) -> RangeInclusive<u16> {
     let Some(text) = given else { return NODE_PORTS };
-    let parsed = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    let parsed =
+        text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
     match parsed {
         Some((first, last)) if first > 0 && first <= last => first..=last,
         _ => {
@@ -237,7 +246,8 @@ fn socket(text: &str, mistakes: &mut Vec<String>) -> Option<PathBuf> {
 }
 
 fn labels(given: &[String], mistakes: &mut Vec<String>) -> BTreeMap<String, String> {
-    let mut labels = BTreeMap::from([("node-role.kubernetes.io/control-plane".to_owned(), "true".to_owned())]);
+    let mut labels =
+        BTreeMap::from([("node-role.kubernetes.io/control-plane".to_owned(), "true".to_owned())]);
     for text in given {
         match text.split_once('=') {
             Some((key, value)) if !key.is_empty() => {
@@ -252,7 +262,8 @@ fn labels(given: &[String], mistakes: &mut Vec<String>) -> BTreeMap<String, Stri
 fn taints(given: &[String], mistakes: &mut Vec<String>) -> Vec<Taint> {
     let parse = |text: &str| {
         let (rest, effect) = text.rsplit_once(':')?;
-        let (key, value) = rest.split_once('=').map_or((rest, None), |(key, value)| (key, Some(value.to_owned())));
+        let (key, value) =
+            rest.split_once('=').map_or((rest, None), |(key, value)| (key, Some(value.to_owned())));
         let known = ["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) && !key.is_empty();
         known.then(|| Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })
     };

@@ -75,8 +75,8 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 fn merge(settings: &mut Vec<Setting>, path: &Path, text: &str) -> Result<(), Error> {
-    let document: Value = serde_yaml_ng::from_str(text)
-        .map_err(|source| Error::Parse { path: path.to_path_buf(), source })?;
+    let document: Value =
+        serde_yaml_ng::from_str(text).map_err(|source| Error::Parse { path: path.to_path_buf(), source })?;
     let map = match document {
         Value::Null => Mapping::new(),
         Value::Mapping(map) => map,

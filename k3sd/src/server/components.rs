@@ -164,11 +164,7 @@ impl Start<'_> {
         }
     }
 
-    fn spawn(
-        &mut self,
-        name: &'static str,
-        run: impl Future<Output = anyhow::Result<()>> + Send + 'static,
-    ) {
+    fn spawn(&mut self, name: &'static str, run: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
         let cancel = self.cancel.clone();
         let task = async move {
             run.await.with_context(|| format!("{name} failed"))?;

@@ -56,7 +56,8 @@ mod tests {
 
     #[test]
     fn the_line_tells_state_reason_and_pods() {
-        let ready = NodeReport { registered: true, ready: true, pods: 3, running_pods: 2, ..NodeReport::default() };
+        let ready =
+            NodeReport { registered: true, ready: true, pods: 3, running_pods: 2, ..NodeReport::default() };
         let waiting = NodeReport { registered: true, reason: "no network".into(), ..NodeReport::default() };
         for (report, line) in [
             (&NodeReport::default(), "node a is not registered yet, no pods"),

@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Runs `k3sd server` on this host as an ordinary node, without touching the host.
+#
+# The node gets namespaces of its own: a network joined to the host by one veth pair, process ids (so that everything
+# it started ends with it), and mounts: a copy-on-write view of the host's files, whose writes go to a scratch
+# directory. containerd, crun and nft are the host's. When the script ends, by Ctrl-C or otherwise, nothing of it is
+# left but the scratch directory, which keeps the cluster's state for the next run.
+#
+#   node.sh BINARIES STATE_DIR [argument of `k3sd server`]...
+#
+# STATE_DIR/kubeconfig is a kubeconfig for the host; STATE_DIR/address holds the node's address.
+set -euo pipefail
+
+binaries=$(realpath "$1") state=$(realpath -m "$2")
+shift 2
+[[ $(id -u) == 0 ]] || { echo "node.sh: a node needs root; run it as root" >&2; exit 1; }
+
+# Another node may be running: take the first free of 64 point-to-point networks in the shared address space (RFC 6598).
+for index in $(seq 0 63); do
+    net=skerry$index
+    ip link add "$net" type veth peer name "${net}p" 2>/dev/null && break
+    [[ $index == 63 ]] && { echo "node.sh: no free network: remove old interfaces named skerryN" >&2; exit 1; }
+done
+host_ip=100.127.255.$((index * 4 + 1)) node_ip=100.127.255.$((index * 4 + 2))
+cleanup() {
+    ip netns del "$net" 2>/dev/null || true
+    ip link del "$net" 2>/dev/null || true
+}
+trap cleanup EXIT
+
+mkdir -p "$state"/{upper,work,root,data,kubelet,logs}
+ip netns add "$net"
+ip link set "${net}p" netns "$net" name eth0
+ip addr add "$host_ip/30" dev "$net"
+ip link set "$net" up
+in_node() { ip netns exec "$net" "$@"; }
+in_node ip link set lo up
+in_node ip addr add "$node_ip/30" dev eth0
+in_node ip link set eth0 up
+in_node ip route add default via "$host_ip"
+echo "$node_ip" >"$state/address"
+
+# What the appliance's image brings along: images, manifests, the CNI plugin's place.
+share=$state/upper/usr/share/skerry
+mkdir -p "$share"/{images,manifests} "$state/upper/opt/cni/bin"
+for name in pause demo; do
+    "$binaries/image" oci --name "localhost/skerry/$name:1" --binary "$binaries/$name" --out "$share/images/$name.tar" >/dev/null
+done
+cp "$(dirname "$(realpath "$0")")/../../image/files/demo.yaml" "$share/manifests/"
+ln -sf "$binaries/k3sd" "$state/upper/opt/cni/bin/skerry-cni"
+ln -sf "$binaries/k3sd" "$state/upper/opt/cni/bin/loopback"
+
+# The rest runs inside the namespaces; it is told everything through its environment.
+export SCRATCH=$state NODE_IP=$node_ip K3SD=$binaries/k3sd
+in_node unshare --mount --pid --uts --ipc --fork --kill-child --propagation private \
+    bash -euo pipefail -c '
+        lower=/
+        mount -t overlay skerry -o "lowerdir=$lower,upperdir=$SCRATCH/upper,workdir=$SCRATCH/work" "$SCRATCH/root"
+        cd "$SCRATCH/root"
+        mkdir -p var/lib/rancher/k3s var/lib/kubelet var/log/pods
+        mount --bind "$SCRATCH/data" var/lib/rancher/k3s
+        mount --bind "$SCRATCH/kubelet" var/lib/kubelet
+        mount --bind "$SCRATCH/logs" var/log/pods
+        mount --rbind /dev dev
+        mount -t proc proc proc
+        mount -t sysfs sysfs sys
+        mount -t tmpfs -o mode=0755 tmpfs run
+        mount -t tmpfs -o mode=1777 tmpfs tmp
+        mount --rbind /sys/fs/cgroup sys/fs/cgroup
+        # crun refuses a host that has both versions of control groups mounted.
+        if mountpoint -q sys/fs/cgroup/unified; then umount sys/fs/cgroup/unified; fi
+        mkdir -p "${K3SD%/*}" ".${K3SD%/*}"
+        mount --bind "${K3SD%/*}" ".${K3SD%/*}"
+        hostname skerry-native
+        mount --make-rshared .
+        # Killing the shell with the namespace would give k3sd no time: hand it the signal and wait.
+        chroot . "$K3SD" server --node-ip "$NODE_IP" "$@" &
+        child=$!
+        trap "kill -TERM $child" TERM INT
+        until ! kill -0 $child 2>/dev/null; do wait $child && status=0 || status=$?; done
+        exit $status
+    ' k3sd "$@" &
+node=$!
+trap 'kill -TERM $(pgrep -P $node) 2>/dev/null || true' TERM INT
+
+# The kubeconfig is for programs inside; those outside reach the same server by the node's address.
+kubeconfig=$state/upper/etc/rancher/k3s/k3s.yaml
+while kill -0 $node 2>/dev/null; do
+    if [[ -s $kubeconfig ]] && ! [[ -e $state/kubeconfig && $state/kubeconfig -nt $kubeconfig ]]; then
+        sed "s#https://127.0.0.1:#https://$node_ip:#" "$kubeconfig" >"$state/kubeconfig.tmp"
+        chmod 600 "$state/kubeconfig.tmp"
+        mv "$state/kubeconfig.tmp" "$state/kubeconfig"
+        echo "node.sh: kubectl --kubeconfig $state/kubeconfig get nodes; curl http://$node_ip:30080/" >&2
+        break
+    fi
+    sleep 0.2
+done
+until ! kill -0 $node 2>/dev/null; do wait $node && status=0 || status=$?; done
+exit "${status:-0}"
