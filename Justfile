@@ -2,6 +2,9 @@
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
+# Where rustup puts cargo, for machines it was installed on a moment ago.
+export PATH := env("PATH") + ":" + env("HOME") / ".cargo/bin"
+
 # === variables: change them on the command line, as in `./just out=/tmp/image run` ===
 
 # Static binaries come from the host's own target with the C library linked in.
@@ -11,6 +14,9 @@ binaries := target_dir / target / "release"
 
 # Where the image goes, and the state disk and kubeconfig of `run` beside it.
 out := env("SKERRY_OUT", justfile_directory() / "build/image")
+
+# Where `node` keeps its state, its kubeconfig and its writes to the host's files.
+node_state := env("SKERRY_NODE", justfile_directory() / "build/node")
 
 # Programs of the appliance, and the tools that build and boot it.
 programs := "-p k3sd -p init -p pause -p demo"
@@ -40,6 +46,13 @@ test *arguments: setup check image
     export KUBECTL
     cargo test --locked --workspace --exclude tests {{ arguments }}
     cargo test --locked -p tests {{ arguments }}
+
+# Runs `k3sd server` on this host, as root, in namespaces of its own, until Ctrl-C. Arguments go to k3sd.
+node *arguments: build
+    #!/usr/bin/env bash
+    set -euo pipefail
+    root=(); [[ $(id -u) == 0 ]] || root=(sudo)
+    exec "${root[@]}" tests/node/node.sh {{ binaries }} {{ node_state }} {{ arguments }}
 
 # Format and lints.
 check:
@@ -98,8 +111,7 @@ setup:
             root=(); [[ $(id -u) == 0 ]] || root=(sudo)
             "${root[@]}" apt-get -qq install -y --no-install-recommends rustup
         else
-            echo "setup: there is no Rust here; install it with https://rustup.rs and come back" >&2
-            exit 1
+            curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal
         fi
     fi
     # rustup fetches the toolchain that rust-toolchain.toml pins on first use; any other cargo must be new enough.
