@@ -99,7 +99,7 @@ async fn find(policy: StatePolicy, root: &str, board: &Board) -> Option<Found> {
             if let Ok(listener) = &listener {
                 listener.get_ref().drain();
             }
-            if let Some(found) = choose(block::devices(), root) {
+            if let Some(found) = choose(block::devices(), root, look_at) {
                 return found;
             }
             wait_for_event(&listener).await;
@@ -111,7 +111,7 @@ async fn find(policy: StatePolicy, root: &str, board: &Board) -> Option<Found> {
             let text = format!("{}, and skerry.state=disk wants one; attach a blank disk", no_disk(root));
             board.problem("state", Some(text));
             loop {
-                if let Some(found) = choose(block::devices(), root) {
+                if let Some(found) = choose(block::devices(), root, look_at) {
                     board.problem("state", None);
                     return Some(found);
                 }
@@ -134,21 +134,41 @@ async fn wait_for_event(listener: &io::Result<AsyncFd<Listener>>) {
     }
 }
 
-/// A labelled device before a blank disk, the first of each.
-fn choose(devices: Vec<Device>, root: &str) -> Option<Found> {
-    let usable: Vec<_> = devices
-        .into_iter()
-        .filter(|device| !device.read_only && device.size >= SMALLEST && device.node() != Path::new(root))
-        .collect();
-    let is_labelled = |device: &&Device| matches!(probe::content(&device.node()), Ok(Content::Ext4(label)) if label == LABEL);
-    let is_blank = |device: &&Device| {
-        !device.is_partition && !device.has_partitions && probe::is_blank(&device.node()).unwrap_or(false)
-    };
-    usable
-        .iter()
-        .find(is_labelled)
-        .map(|device| Found::Labelled(device.clone()))
-        .or_else(|| usable.iter().find(is_blank).map(|device| Found::Blank(device.clone())))
+/// What a device is to STATE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// An ext4 labelled `STATE`.
+    State,
+    /// Nothing but zeros where anything would begin or end.
+    Blank,
+    /// Someone's data, or something unreadable.
+    Foreign,
+}
+
+fn look_at(device: &Device) -> Kind {
+    match probe::content(&device.node()) {
+        Ok(Content::Ext4(label)) if label == LABEL => Kind::State,
+        Ok(Content::Other) if probe::is_blank(&device.node()).unwrap_or(false) => Kind::Blank,
+        _ => Kind::Foreign,
+    }
+}
+
+/// A labelled device before a blank disk, the first of each. Only whole disks without partitions count as blank.
+fn choose(devices: Vec<Device>, root: &str, look_at: impl Fn(&Device) -> Kind) -> Option<Found> {
+    let mut blank = None;
+    for device in devices {
+        if device.read_only || device.size < SMALLEST || device.node() == Path::new(root) {
+            continue;
+        }
+        match look_at(&device) {
+            Kind::State => return Some(Found::Labelled(device)),
+            Kind::Blank if !device.is_partition && !device.has_partitions => {
+                blank.get_or_insert(device);
+            }
+            Kind::Blank | Kind::Foreign => {}
+        }
+    }
+    blank.map(Found::Blank)
 }
 
 async fn on_disk(found: Found, board: &Board, reaper: &Reaper) -> Result<String> {
@@ -244,4 +264,48 @@ fn in_memory(policy: StatePolicy, root: &str, board: &Board) -> Result<String> {
         board.problem("state", Some(text));
     }
     Ok(IN_MEMORY.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(name: &str) -> Device {
+        Device {
+            name: name.to_owned(),
+            is_partition: false,
+            has_partitions: false,
+            read_only: false,
+            size: SMALLEST,
+        }
+    }
+
+    fn kind_by_name(device: &Device) -> Kind {
+        match device.name.get(..2) {
+            Some("st") => Kind::State,
+            Some("bl") => Kind::Blank,
+            _ => Kind::Foreign,
+        }
+    }
+
+    fn chosen(devices: Vec<Device>) -> Option<Found> {
+        choose(devices, "/dev/root", kind_by_name)
+    }
+
+    #[test]
+    fn a_labelled_device_wins_over_a_blank_disk_that_comes_before_it() {
+        let devices = vec![disk("fo1"), disk("bl1"), disk("st1"), disk("st2")];
+        assert_eq!(chosen(devices), Some(Found::Labelled(disk("st1"))));
+        assert_eq!(chosen(vec![disk("fo1"), disk("bl1"), disk("bl2")]), Some(Found::Blank(disk("bl1"))));
+    }
+
+    #[test]
+    fn what_may_be_someones_is_never_chosen() {
+        let partition = Device { is_partition: true, ..disk("bl1") };
+        let partitioned = Device { has_partitions: true, ..disk("bl2") };
+        let read_only = Device { read_only: true, ..disk("bl3") };
+        let tiny = Device { size: SMALLEST - 1, ..disk("bl4") };
+        assert_eq!(chosen(vec![partition, partitioned, read_only, tiny, disk("fo1")]), None);
+        assert_eq!(choose(vec![disk("bl1")], "/dev/bl1", kind_by_name), None, "the root is no STATE");
+    }
 }

@@ -49,6 +49,8 @@ pub(super) struct Client {
     mac: [u8; 6],
     hostname: String,
     transaction: u32,
+    /// Where servers are asked: everywhere, on the port of servers.
+    everyone: SocketAddrV4,
 }
 
 impl Client {
@@ -58,7 +60,8 @@ impl Client {
         setsockopt(&socket, sockopt::BindToDevice, &interface.into())?;
         socket.set_broadcast(true)?;
         socket.set_nonblocking(true)?;
-        Ok(Self { socket: UdpSocket::from_std(socket)?, mac, hostname, transaction: random()? })
+        let everyone = SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT);
+        Ok(Self { socket: UdpSocket::from_std(socket)?, mac, hostname, transaction: random()?, everyone })
     }
 
     /// Gets a lease and keeps it, for ever. Ends only when the socket breaks.
@@ -86,7 +89,7 @@ impl Client {
             };
             let request = self.request(Kind::Request, None).select(&offer);
             let wait = RETRANSMIT[0];
-            self.send(&request, Ipv4Addr::BROADCAST).await?;
+            self.send(&request, None).await?;
             let accepted = self.receive(asked, Instant::now() + wait, &[Kind::Ack, Kind::Nak]).await?;
             if let Some(Reply { kind: Kind::Ack, lease, .. }) = accepted {
                 return Ok(lease);
@@ -97,7 +100,7 @@ impl Client {
     async fn discover(&self, attempt: u32) -> io::Result<Option<Lease>> {
         let wait = RETRANSMIT[RETRANSMIT.len().min(attempt as usize + 1) - 1];
         let asked = Instant::now();
-        self.send(&self.request(Kind::Discover, None), Ipv4Addr::BROADCAST).await?;
+        self.send(&self.request(Kind::Discover, None), None).await?;
         Ok(self.receive(asked, asked + wait, &[Kind::Offer]).await?.map(|reply| reply.lease))
     }
 
@@ -127,8 +130,8 @@ impl Client {
         while Instant::now() < end {
             let asked = Instant::now();
             let (to, until) = match lease.server {
-                Some(server) if asked < rebind => (server, rebind),
-                _ => (Ipv4Addr::BROADCAST, end),
+                Some(server) if asked < rebind => (Some(server), rebind),
+                _ => (None, end),
             };
             // A send may fail when the network is down; that is silence, not an error.
             let _ = self.send(&self.request(Kind::Request, Some(lease.address.addr())), to).await;
@@ -155,8 +158,10 @@ impl Client {
         }
     }
 
-    async fn send(&self, request: &Request<'_>, to: Ipv4Addr) -> io::Result<()> {
-        self.socket.send_to(&request.encode(), SocketAddrV4::new(to, SERVER_PORT)).await.map(drop)
+    /// To one server, or to every one.
+    async fn send(&self, request: &Request<'_>, server: Option<Ipv4Addr>) -> io::Result<()> {
+        let to = server.map_or(self.everyone, |server| SocketAddrV4::new(server, self.everyone.port()));
+        self.socket.send_to(&request.encode(), to).await.map(drop)
     }
 
     /// The first answer of a wanted kind to the running transaction before `deadline`.
@@ -186,4 +191,65 @@ fn random() -> io::Result<u32> {
     let mut bytes = [0; 4];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(u32::from_ne_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const LIMIT: Duration = Duration::from_secs(20);
+    /// Option 53's values.
+    const DISCOVER: u8 = 1;
+    const OFFER: u8 = 2;
+    const REQUEST: u8 = 3;
+    const ACK: u8 = 5;
+    const NAK: u8 = 6;
+
+    /// A server on the loopback that answers as it is told. Leases last 100 s, and are to be renewed after one.
+    struct Server(UdpSocket);
+
+    impl Server {
+        /// Receives a message of this kind, with the address it says it comes from, and answers with `answer`.
+        async fn answer(&self, kind: u8, answer: u8) -> Ipv4Addr {
+            let mut request = [0; MAX_DATAGRAM];
+            let (_, client) = timeout(LIMIT, self.0.recv_from(&mut request)).await.unwrap().unwrap();
+            assert_eq!(request[240..243], [53, 1, kind]);
+            let current = <[u8; 4]>::try_from(&request[12..16]).unwrap();
+            let mut reply = request[..240].to_vec();
+            reply[0] = 2;
+            reply[16..20].copy_from_slice(&[10, 9, 8, 7]);
+            reply.extend_from_slice(&[53, 1, answer, 1, 4, 255, 255, 255, 0, 54, 4, 127, 0, 0, 1]);
+            reply.extend_from_slice(&[51, 4, 0, 0, 0, 100, 58, 4, 0, 0, 0, 1, 255]);
+            self.0.send_to(&reply, client).await.unwrap();
+            current.into()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_got_renewed_and_given_up_when_refused() {
+        let server = Server(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let std::net::SocketAddr::V4(everyone) = server.0.local_addr().unwrap() else {
+            unreachable!("bound to IPv4")
+        };
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let client = Client { socket, mac: MAC, hostname: "box".to_owned(), transaction: 0, everyone };
+        let (tell, mut told) = mpsc::channel(4);
+        let running = tokio::spawn(client.run(async move |event| tell.send(event).await.unwrap()));
+
+        assert_eq!(server.answer(DISCOVER, OFFER).await, Ipv4Addr::UNSPECIFIED);
+        assert_eq!(server.answer(REQUEST, ACK).await, Ipv4Addr::UNSPECIFIED);
+        let Some(Event::Bound(lease)) = told.recv().await else { panic!("no lease") };
+        assert_eq!(lease.address, "10.9.8.7/24".parse().unwrap());
+
+        // Renewed with the same settings, there is nothing to tell.
+        assert_eq!(server.answer(REQUEST, ACK).await, lease.address.addr());
+        assert_eq!(server.answer(REQUEST, NAK).await, lease.address.addr());
+        assert_eq!(told.recv().await, Some(Event::Lost));
+        server.answer(DISCOVER, OFFER).await;
+        running.abort();
+    }
 }
