@@ -19,8 +19,9 @@ use crate::schema::Schema;
 
 pub use protobuf::encode as v2_protobuf;
 
-/// The media type of [`v2_protobuf`], as clients ask for it.
-pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The media type of an answer with [`v2_protobuf`]. Clients ask for `...spec.v2@v1.0+protobuf`, but `@` is no character of
+/// media types, so kube-openapi answers with a dot, and clients refuse anything else.
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// The two versions write the same facts differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

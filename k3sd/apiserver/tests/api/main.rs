@@ -2,5 +2,6 @@
 
 mod access;
 mod harness;
+mod kinds;
 mod kubectl;
 mod pods;

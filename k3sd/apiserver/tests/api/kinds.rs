@@ -1,0 +1,138 @@
+//! What single kinds do, as kubectl sees it: columns, explanations, addresses, phases.
+
+use crate::harness::Server;
+
+const SERVICE: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec: {type: NodePort, selector: {app: web}, ports: [{port: 80, targetPort: http}]}
+"#;
+
+const DEPLOYMENT: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: default}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+      - {name: one, image: a, ports: [{containerPort: 80}]}
+      - {name: two, image: b}
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_explains_fields_from_either_openapi_version() {
+    let server = Server::start().await;
+    let v3 = server.ok(&["explain", "deployment.spec.strategy", "--recursive"], "").await;
+    for part in [
+        "GROUP:      apps",
+        "FIELD: strategy <DeploymentStrategy>",
+        "rollingUpdate",
+        "maxSurge\t<IntOrString>",
+    ] {
+        assert!(v3.contains(part), "no '{part}' in:\n{v3}");
+    }
+    let v2 = server.ok(&["explain", "pod.spec.containers", "--output", "plaintext-openapiv2"], "").await;
+    for part in ["RESOURCE: containers <[]Object>", "livenessProbe\t<Object>"] {
+        assert!(v2.contains(part), "no '{part}' in:\n{v2}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_apply_merges_lists_by_their_keys() {
+    let server = Server::start().await;
+    server.ok(&["apply", "-f", "-"], DEPLOYMENT).await;
+    let scaled = DEPLOYMENT.replace("image: b", "image: c").replace("replicas: 2", "replicas: 3");
+    let told = server.ok(&["apply", "-f", "-", "-v=9"], &scaled).await;
+    assert!(told.contains("deployment.apps/web configured"), "{told}");
+    let images = "jsonpath={.spec.template.spec.containers[*].image} {.spec.replicas}";
+    assert_eq!(server.ok(&["get", "deployment", "web", "-o", images], "").await, "a c 3");
+
+    // What another client added to the list stays.
+    let sidecar = r#"{"spec":{"template":{"spec":{"containers":[{"name":"three","image":"x"}]}}}}"#;
+    server.ok(&["patch", "deployment", "web", "-p", sidecar], "").await;
+    server.ok(&["apply", "-f", "-"], &scaled.replace("image: c", "image: d")).await;
+    let names = "jsonpath={.spec.template.spec.containers[*].image}";
+    let mut kept: Vec<String> = server
+        .ok(&["get", "deployment", "web", "-o", names], "")
+        .await
+        .split(' ')
+        .map(str::to_owned)
+        .collect();
+    kept.sort();
+    assert_eq!(kept, ["a", "d", "x"]);
+    let unknown =
+        server.kubectl_as("admin", &["apply", "-f", "-"], &DEPLOYMENT.replace("replicas", "replica")).await;
+    let error = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(error.contains("unknown field \"spec.replica\""), "{error}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_get_addresses_and_ports_and_show_them() {
+    let server = Server::start().await;
+    server.ok(&["apply", "-f", "-"], SERVICE).await;
+    let table = server.ok(&["get", "services", "-o", "wide"], "").await;
+    let header: Vec<&str> = table.lines().next().unwrap().split_whitespace().collect();
+    assert_eq!(header, ["NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE", "SELECTOR"]);
+    let row: Vec<&str> =
+        table.lines().find(|line| line.starts_with("web")).unwrap().split_whitespace().collect();
+    assert_eq!((row[1], row[3], row[6]), ("NodePort", "<none>", "app=web"));
+    assert!(row[2].starts_with("10.43.") && row[4].starts_with("80:3"), "{row:?}");
+
+    // Applied again, and changed, it keeps both.
+    server.ok(&["apply", "-f", "-"], &SERVICE.replace("app: web", "app: other")).await;
+    let again = server.ok(&["get", "services", "web"], "").await;
+    assert!(again.contains(row[2]) && again.contains(row[4]), "{again}");
+    let low = SERVICE.replace("name: web,", "name: low,").replace("port: 80,", "port: 80, nodePort: 80,");
+    let refused = server.kubectl_as("admin", &["create", "-f", "-"], &low).await;
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let range = "provided port is not in the valid range. The range of valid ports is 30000-32767";
+    assert!(error.contains(range), "{error}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn namespaces_wait_for_their_finalizer() {
+    let server = Server::start().await;
+    server.ok(&["create", "-f", "-"], "apiVersion: v1\nkind: Namespace\nmetadata: {name: going}\n").await;
+    server.ok(&["delete", "namespace", "going", "--wait=false"], "").await;
+    let table = server.ok(&["get", "namespace", "going"], "").await;
+    assert!(table.contains("Terminating"), "{table}");
+    let finalized =
+        r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"going"},"spec":{"finalizers":[]}}"#;
+    server.ok(&["replace", "--raw", "/api/v1/namespaces/going/finalize", "-f", "-"], finalized).await;
+    let gone = server.kubectl(&["get", "namespace", "going"]).await;
+    assert!(String::from_utf8_lossy(&gone.stderr).contains("namespaces \"going\" not found"));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kinds_in_two_versions_are_one_object() {
+    let server = Server::start().await;
+    let autoscaler = "apiVersion: autoscaling/v1\nkind: HorizontalPodAutoscaler\nmetadata: {name: h, namespace: default}\n\
+                      spec: {maxReplicas: 4, targetCPUUtilizationPercentage: 55, scaleTargetRef: {kind: Deployment, name: web}}\n";
+    server.ok(&["create", "-f", "-"], autoscaler).await;
+    let table = server.ok(&["get", "hpa"], "").await;
+    assert!(table.contains("Deployment/web") && table.contains("cpu: <unknown>/55%"), "{table}");
+    let v1 = server
+        .ok(&["get", "horizontalpodautoscalers.v1.autoscaling", "h", "-o", "jsonpath={.spec}"], "")
+        .await;
+    assert!(v1.contains("\"targetCPUUtilizationPercentage\":55"), "{v1}");
+
+    let event = "apiVersion: v1\nkind: Event\nmetadata: {name: e, namespace: default}\nmessage: hello\nreason: Testing\ntype: Normal\n\
+                 involvedObject: {kind: Pod, name: p, namespace: default}\nsource: {component: test}\n";
+    server.ok(&["create", "-f", "-"], event).await;
+    let note = server
+        .ok(&["get", "events.events.k8s.io", "e", "-o", "jsonpath={.note} {.regarding.name}"], "")
+        .await;
+    assert_eq!(note, "hello p");
+    let table = server.ok(&["get", "events", "--field-selector", "involvedObject.name=p"], "").await;
+    assert!(table.contains("Testing") && table.contains("pod/p") && table.contains("hello"), "{table}");
+    server.stop().await;
+}
