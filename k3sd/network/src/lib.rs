@@ -13,6 +13,7 @@
 
 pub mod agent;
 pub mod cni;
+mod conntrack;
 pub mod netlink;
 pub mod nft;
 pub mod proxy;

@@ -12,6 +12,7 @@ mod rules;
 mod script;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,7 +28,8 @@ use tracing::{debug, info, warn};
 
 use self::model::{Family, Model, Service, Slice};
 use self::rules::{Rules, Site};
-use crate::{nft, sysctl};
+use self::udp::Fronts;
+use crate::{conntrack, nft, sysctl};
 
 /// Changes that come together (a service and its slice) go out together.
 const GATHER: Duration = Duration::from_millis(10);
@@ -93,6 +95,8 @@ struct Proxy {
     /// When to apply next; `None`: there is nothing to do.
     due: Option<Instant>,
     backoff: Backoff,
+    /// The UDP services for which connection tracking was last cleaned.
+    udp: BTreeMap<Family, Fronts>,
 }
 
 impl Proxy {
@@ -104,6 +108,7 @@ impl Proxy {
             pace: nft::Pace::new(GATHER, INTERVAL),
             due: None,
             backoff: Backoff::new(RETRY_FIRST, RETRY_MAX),
+            udp: BTreeMap::new(),
         }
     }
 
@@ -138,6 +143,25 @@ impl Proxy {
             }
         }
         self.backoff.reset();
+        for family in [Family::V4, Family::V6] {
+            self.release_udp_clients(family).await;
+        }
+    }
+
+    /// Frees UDP clients from endpoints that are gone. Best effort: a client that is not freed comes free with its next
+    /// pause.
+    async fn release_udp_clients(&mut self, family: Family) {
+        let fronts = udp::fronts(&self.model, family);
+        if self.udp.get(&family).unwrap_or(&Fronts::new()) == &fronts {
+            return;
+        }
+        self.udp.insert(family, fronts.clone());
+        let work = move || conntrack::delete_udp(family == Family::V6, |entry| udp::is_stale(&fronts, entry));
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Ok(count)) => debug!(?family, count, "stale UDP connections removed"),
+            Ok(Err(error)) => warn!(error = %error, ?family, "cannot remove stale UDP connections"),
+            Err(error) => warn!(error = %error, "removing stale UDP connections ended early"),
+        }
     }
 
     async fn apply_family(&mut self, family: Family) -> Result<(), nft::Error> {

@@ -295,3 +295,48 @@ fn rules_that_others_removed_come_back_with_the_next_change_and_stale_ones_go_at
         assert_eq!(server(get("10.43.0.5:80")), "a");
     });
 }
+
+#[test]
+fn udp_clients_that_never_pause_move_to_the_endpoints_there_are() {
+    on_a_node(|| {
+        let mut node = Node::start();
+        let (a, b) = (node.pod("a", "10.42.0.2"), node.pod("b", "10.42.0.3"));
+        a.answer_datagrams("10.42.0.2:8080", "a");
+        b.answer_datagrams("10.42.0.3:8080", "b");
+        node.service(
+            "dns",
+            json!({
+                "type": "NodePort", "clusterIP": "10.43.0.10",
+                "ports": [{"port": 53, "nodePort": 30053, "protocol": "UDP"}],
+            }),
+        );
+        node.endpoints("dns", "UDP", &[("10.42.0.2", "here")]);
+        node.run();
+        eventually("the rules are there", || rules_contain("10.43.0.10"));
+        let (inside, outside) =
+            (Asker::new(&b, "10.43.0.10:53"), Asker::new(&node.outside, "192.0.2.1:30053"));
+        assert_eq!((inside.ask().as_str(), outside.ask().as_str()), ("a", "a"));
+        node.endpoints("dns", "UDP", &[("10.42.0.3", "here")]);
+        eventually("the pod's socket moves", || inside.ask() == "b");
+        eventually("the neighbour's socket moves", || outside.ask() == "b");
+    });
+}
+
+/// One UDP socket that asks again and again.
+struct Asker(std::net::UdpSocket);
+
+impl Asker {
+    fn new(space: &Space, address: &str) -> Self {
+        let socket = space.enter(|| std::net::UdpSocket::bind("0.0.0.0:0")).unwrap();
+        socket.connect(address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        Self(socket)
+    }
+
+    /// Empty if nobody answers in time.
+    fn ask(&self) -> String {
+        let mut buffer = [0; 16];
+        let asked = self.0.send(b"?").and_then(|_| self.0.recv(&mut buffer));
+        String::from_utf8_lossy(&buffer[..asked.unwrap_or(0)]).into_owned()
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::Command;
@@ -82,6 +82,17 @@ impl Space {
     pub(crate) fn serve(&self, address: &str, name: &'static str) {
         let listener = self.enter(|| TcpListener::bind(address)).expect(address);
         serve(listener, name);
+    }
+
+    /// A UDP server in here: answers every datagram with `name`.
+    pub(crate) fn answer_datagrams(&self, address: &str, name: &'static str) {
+        let socket = self.enter(|| UdpSocket::bind(address)).expect(address);
+        thread::spawn(move || {
+            let mut buffer = [0; 16];
+            while let Ok((_, client)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(name.as_bytes(), client);
+            }
+        });
     }
 
     /// Connects from in here.
