@@ -19,6 +19,7 @@ pub(crate) enum Operation {
     Create,
     Update,
     Delete,
+    /// exec, attach and port-forward.
     Connect,
 }
 

@@ -159,7 +159,7 @@ pub(crate) fn authorize_request(
 
 /// True if the user may.
 pub(crate) fn allowed(shared: &Shared, user: &UserInfo, attributes: &Attributes) -> bool {
-    user.in_group(MASTERS) || rbac::allowed(&shared.registry, user, attributes)
+    user.in_group(MASTERS) || shared.rbac.allowed(&shared.registry, user, attributes)
 }
 
 fn is_public(path: &str) -> bool {

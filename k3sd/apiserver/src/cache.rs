@@ -143,10 +143,6 @@ impl Cache {
         self.read().objects.get(key).cloned()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.read().objects.len()
-    }
-
     /// Revision of the newest change.
     pub(crate) fn last_modified(&self) -> i64 {
         self.read().last_modified

@@ -20,6 +20,7 @@ mod body;
 mod bootstrap;
 mod cache;
 mod codec;
+mod compactor;
 pub mod config;
 mod decode;
 mod discovery;

@@ -27,9 +27,8 @@ struct Latency {
 pub(crate) struct Metrics(Mutex<BTreeMap<Labels, Latency>>);
 
 impl Metrics {
-    /// Count one request. Resources are those that are served, so the labels are bounded.
+    /// Count one request. `resource` is one that is served, or "", so the labels are bounded.
     pub(crate) fn record(&self, verb: &'static str, resource: &str, code: u16, took: Duration) {
-        let resource = if code == 404 { "" } else { resource };
         let labels = Labels { verb, resource: resource.to_owned(), code };
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let latency = all.entry(labels).or_default();

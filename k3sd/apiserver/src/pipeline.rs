@@ -145,7 +145,8 @@ pub(crate) async fn handle(shared: Arc<Shared>, peer: Peer, request: ApiRequest)
     let (parts, body) = request.into_parts();
     let query = Query::parse(parts.uri.query());
     let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
-    let labels = (info.verb, info.resource.clone());
+    let known = shared.registry.tables().find(&info.group, &info.version, &info.resource).is_some();
+    let labels = (info.verb, if known { info.resource.clone() } else { String::new() });
     let response = match answer(&shared, &peer, parts, body, info, query).await {
         Ok(response) => response,
         Err(status) => respond::status(&status),

@@ -24,17 +24,23 @@ pub(crate) fn object(
         return Ok(respond::object_bytes(code, accepted.encoding, bytes));
     }
     let decoded = decode(bytes)?;
-    Ok(respond::value(code, accepted.encoding, &shaped(entry, accepted.shape, query, &decoded)?))
+    Ok(respond::value(code, accepted.encoding, &shaped(entry, accepted.shape, query, &decoded, true)?))
 }
 
-/// One object in another shape than its own.
-pub(crate) fn shaped(entry: &Entry, shape: Shape, query: &Query, object: &Value) -> Result<Value, Status> {
+/// One object in another shape than its own. Tables describe their columns if `headers`.
+pub(crate) fn shaped(
+    entry: &Entry,
+    shape: Shape,
+    query: &Query,
+    object: &Value,
+    headers: bool,
+) -> Result<Value, Status> {
     match shape {
         Shape::Whole => Ok(object.clone()),
         Shape::Metadata => Ok(partial(object)),
         Shape::Table => {
             let meta = json!({ "resourceVersion": meta::resource_version(object) });
-            Ok(table::table(&entry.resource, std::iter::once(object), include(query)?, &meta, true))
+            Ok(table::table(&entry.resource, std::iter::once(object), include(query)?, &meta, headers))
         }
         Shape::Aggregated => Err(Status::not_acceptable(&["application/json", "application/yaml"])),
     }

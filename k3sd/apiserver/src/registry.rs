@@ -79,19 +79,25 @@ impl Tables {
         self.groups.values().flat_map(BTreeMap::values).flat_map(BTreeMap::values)
     }
 
-    fn insert(&mut self, resource: Arc<Resource>, complete_after: i64) -> Arc<Entry> {
+    /// The cache of a resource, a new one if its prefix has none yet.
+    fn insert_cache(&mut self, resource: &Resource, complete_after: i64) -> Option<Arc<Cache>> {
+        if !resource.is_stored() {
+            return None;
+        }
+        let prefix = resource.storage_prefix.clone();
         let strategy = strategy::lookup(&resource.group, &resource.plural);
-        let cache = resource.is_stored().then(|| {
-            let prefix = resource.storage_prefix.clone();
-            let fresh = || Arc::new(Cache::new(prefix.clone(), strategy.selectable_fields(), complete_after));
-            self.caches.entry(prefix.clone()).or_insert_with(fresh).clone()
-        });
+        let fresh = || Arc::new(Cache::new(prefix.clone(), strategy.selectable_fields(), complete_after));
+        Some(self.caches.entry(prefix.clone()).or_insert_with(fresh).clone())
+    }
+
+    fn insert(&mut self, resource: Arc<Resource>, complete_after: i64) {
+        let strategy = strategy::lookup(&resource.group, &resource.plural);
+        let cache = self.insert_cache(&resource, complete_after);
         let converted = convert::is_converted(&resource);
         let entry = Arc::new(Entry { resource: resource.clone(), strategy, cache, converted });
         let versions = self.groups.entry(resource.group.clone()).or_default();
         let version = versions.entry(resource.version.clone()).or_default();
-        version.insert(resource.plural.clone(), entry.clone());
-        entry
+        version.insert(resource.plural.clone(), entry);
     }
 }
 
@@ -135,6 +141,23 @@ impl Registry {
         *self.tables.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tables);
     }
 
+    /// Have events of a resource collected, though it is not served yet.
+    pub(crate) fn add_cache(&self, resource: &Resource, complete_after: i64) -> Option<Arc<Cache>> {
+        let mut current = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = Tables::clone(&current);
+        let cache = tables.insert_cache(resource, complete_after);
+        *current = Arc::new(tables);
+        cache
+    }
+
+    /// Serve a resource, in the place of one with the same group, version and plural name.
+    pub(crate) fn add(&self, resource: Arc<Resource>, complete_after: i64) {
+        let mut current = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = Tables::clone(&current);
+        tables.insert(resource, complete_after);
+        *current = Arc::new(tables);
+    }
+
     /// The cache a datastore key belongs to, and the key below its prefix.
     pub(crate) fn cache_of<'k>(&self, key: &'k str) -> Option<(Arc<Cache>, &'k str)> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
@@ -155,6 +178,13 @@ impl Registry {
         let tables = self.tables();
         let Some(entry) = tables.find_any(group, plural) else { return false };
         entry.cache.as_ref().is_some_and(|cache| cache.get(&entry.cache_key(namespace, name)).is_some())
+    }
+
+    /// Revision of the newest change of a resource.
+    pub(crate) fn last_modified(&self, group: &str, plural: &str) -> i64 {
+        let tables = self.tables();
+        let cache = tables.find_any(group, plural).and_then(|entry| entry.cache.as_ref());
+        cache.map_or(0, |cache| cache.last_modified())
     }
 
     /// Every stored object of a resource, in one namespace or (with "") in all, decoded one at a time as `visit` sees it.

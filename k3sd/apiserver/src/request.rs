@@ -121,11 +121,6 @@ impl RequestInfo {
     pub(crate) fn has_name(&self) -> bool {
         !self.name.is_empty()
     }
-
-    /// `/api` style path prefix of the group and version.
-    pub(crate) fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
-    }
 }
 
 /// The undecoded path behind the subresource, so that proxied paths arrive as they were sent.

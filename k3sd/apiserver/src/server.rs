@@ -11,6 +11,7 @@ use datastore::Datastore;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
+use machinery::kinds::Resource;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -19,6 +20,7 @@ use crate::admission::Admission;
 use crate::allocator::Allocators;
 use crate::authn::Peer;
 use crate::authn::token::{KeyError, Tokens};
+use crate::authz::rbac::Rbac;
 use crate::body::{Body, BoxError};
 use crate::cache::feed::{self, Feed};
 use crate::config::Config;
@@ -26,7 +28,7 @@ use crate::kubelet::KubeletTransport;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::user::UserInfo;
-use crate::{bootstrap, pipeline};
+use crate::{bootstrap, compactor, pipeline};
 
 /// A request as the pipeline sees it.
 pub(crate) type ApiRequest = Request<UnsyncBoxBody<Bytes, BoxError>>;
@@ -82,6 +84,7 @@ pub(crate) struct Shared {
     pub allocators: Allocators,
     pub tokens: Tokens,
     pub admission: Admission,
+    pub rbac: Rbac,
     pub kubelets: KubeletTransport,
     pub metrics: Metrics,
     pub tls: Arc<rustls::ServerConfig>,
@@ -118,6 +121,7 @@ impl ApiServer {
         let (feed, feeder) = feed::start(datastore.clone(), registry.clone()).await?;
         let tasks = TaskTracker::new();
         tasks.spawn(feeder.run(cancel.clone()).in_current_span());
+        tasks.spawn(compactor::run(datastore.clone(), cancel.clone()).in_current_span());
         let allocators = Allocators::new(&config.service_cidrs, config.node_port_range.clone());
         allocators.adopt(&registry);
         let shared = Arc::new(Shared {
@@ -128,6 +132,7 @@ impl ApiServer {
             allocators,
             tokens,
             admission: Admission::builtin(),
+            rbac: Rbac::default(),
             kubelets,
             metrics: Metrics::default(),
             tls,
@@ -149,6 +154,18 @@ impl ApiServer {
     /// The in-process transport: the same pipeline, with this identity instead of authentication.
     pub fn service_as(&self, user: UserInfo) -> InProcess {
         InProcess { shared: self.shared.clone(), peer: Peer::Trusted(user) }
+    }
+
+    /// Serve one more resource from now on. Objects that are stored already are read first, so that the first list is complete.
+    pub async fn register(&self, resource: Resource) -> Result<(), datastore::Error> {
+        let shared = &self.shared;
+        let resource = Arc::new(resource);
+        let revision = shared.feed.revision();
+        if let Some(cache) = shared.registry.add_cache(&resource, revision) {
+            shared.feed.fill(cache).await?;
+        }
+        shared.registry.add(resource, revision);
+        Ok(())
     }
 
     /// Read view of every stored object.

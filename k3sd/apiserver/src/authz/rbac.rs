@@ -1,10 +1,14 @@
-//! Role-based access control: the rules that a user's bindings lead to, evaluated over the watch cache
-//! (upstream's `plugin/pkg/auth/authorizer/rbac`).
+//! Role-based access control: the rules that a user's bindings lead to (upstream's `plugin/pkg/auth/authorizer/rbac`).
+//!
+//! Roles and bindings are read from the watch cache into an [`Index`] of plain rules, which is built again when one of them has
+//! changed; a decision is then a walk over a few short lists.
 
-use std::ops::ControlFlow;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use machinery::meta;
-use serde_json::Value;
+use machinery::selector::LabelSelector;
+use serde_json::{Value, json};
 
 use crate::authz::Attributes;
 use crate::registry::Registry;
@@ -12,140 +16,229 @@ use crate::user::UserInfo;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 const ALL: &str = "*";
+const RESOURCES: [&str; 4] = ["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
 
-/// True if some rule allows it.
-pub(crate) fn allowed(objects: &Registry, user: &UserInfo, attributes: &Attributes) -> bool {
-    let mut found = false;
-    visit_rules(objects, user, &attributes.namespace, &mut |rule| {
-        if allows(rule, attributes) {
-            found = true;
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
-    });
-    found
+/// The authorizer.
+#[derive(Debug, Default)]
+pub(crate) struct Rbac {
+    current: RwLock<Arc<Index>>,
 }
 
-/// Every rule that applies to the user, cluster-wide ones first, then those of the namespace.
-pub(crate) fn visit_rules(
-    objects: &Registry,
-    user: &UserInfo,
-    namespace: &str,
-    visit: &mut dyn FnMut(&Value) -> ControlFlow<()>,
-) {
-    let tables = objects.tables();
-    let mut scopes = vec![("clusterrolebindings", "")];
-    if !namespace.is_empty() {
-        scopes.push(("rolebindings", namespace));
+/// What roles and bindings come to, at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    /// Revisions of the newest changes of the four resources.
+    versions: [i64; RESOURCES.len()],
+    cluster: Vec<Binding>,
+    /// By namespace.
+    namespaced: HashMap<String, Vec<Binding>>,
+}
+
+#[derive(Debug)]
+struct Binding {
+    subjects: Vec<Subject>,
+    rules: Arc<[Rule]>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Subject {
+    User(String),
+    Group(String),
+}
+
+/// One rule of a role.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Rule {
+    verbs: Vec<String>,
+    groups: Vec<String>,
+    resources: Vec<String>,
+    names: Vec<String>,
+    paths: Vec<String>,
+}
+
+impl Rbac {
+    /// True if some rule allows it.
+    pub(crate) fn allowed(&self, objects: &Registry, user: &UserInfo, attributes: &Attributes) -> bool {
+        let index = self.index(objects);
+        index.rules(user, &attributes.namespace).any(|rule| rule.allows(attributes))
     }
-    for (plural, scope) in scopes {
-        let Some(cache) = tables.find_any(GROUP, plural).and_then(|entry| entry.cache.clone()) else {
-            continue;
-        };
-        let prefix = if scope.is_empty() { String::new() } else { format!("{scope}/") };
-        for (_, object) in cache.page(&prefix, None, 0, |_, _| true).items {
-            let Ok(binding) = object.decode() else { continue };
-            if !binds(&binding, user, scope) {
-                continue;
+
+    /// Every rule that applies to the user, in the API's form.
+    pub(crate) fn rules(&self, objects: &Registry, user: &UserInfo, namespace: &str) -> Vec<Value> {
+        self.index(objects).rules(user, namespace).map(Rule::to_value).collect()
+    }
+
+    /// The index as of the caches' newest changes.
+    fn index(&self, objects: &Registry) -> Arc<Index> {
+        let versions = RESOURCES.map(|plural| objects.last_modified(GROUP, plural));
+        {
+            let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+            if current.versions == versions {
+                return current.clone();
             }
-            let Some(role) = role_of(objects, &binding, scope) else { continue };
-            for rule in array(&role, "rules") {
-                if visit(rule).is_break() {
-                    return;
-                }
-            }
         }
+        let fresh = Arc::new(Index::build(objects, versions));
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
+        fresh
     }
 }
 
-fn role_of(objects: &Registry, binding: &Value, namespace: &str) -> Option<Value> {
-    let text = |field: &str| binding.pointer(&format!("/roleRef/{field}")).and_then(Value::as_str);
-    match text("kind")? {
-        "ClusterRole" => objects.object(GROUP, "clusterroles", "", text("name")?),
-        "Role" => objects.object(GROUP, "roles", namespace, text("name")?),
-        _ => None,
-    }
-}
-
-/// True if one of the binding's subjects is the user.
-fn binds(binding: &Value, user: &UserInfo, namespace: &str) -> bool {
-    array(binding, "subjects").iter().any(|subject| {
-        let text = |field: &str| subject.get(field).and_then(Value::as_str).unwrap_or_default();
-        match text("kind") {
-            "User" => text("name") == user.name,
-            "Group" => user.in_group(text("name")),
-            "ServiceAccount" => {
-                let place = if text("namespace").is_empty() { namespace } else { text("namespace") };
-                let account = user.name.strip_prefix("system:serviceaccount:");
-                account.and_then(|account| account.split_once(':')) == Some((place, text("name")))
-            }
-            _ => false,
-        }
-    })
-}
-
-/// True if the rule covers what is wanted.
-pub(crate) fn allows(rule: &Value, attributes: &Attributes) -> bool {
-    let has = |field: &str, wanted: &str| {
-        array(rule, field).iter().filter_map(Value::as_str).any(|own| own == ALL || own == wanted)
-    };
-    if !has("verbs", &attributes.verb) {
-        return false;
-    }
-    if !attributes.is_resource {
-        return array(rule, "nonResourceURLs").iter().filter_map(Value::as_str).any(|own| {
-            own == ALL
-                || own == attributes.path
-                || own.strip_suffix(ALL).is_some_and(|prefix| attributes.path.starts_with(prefix))
+impl Index {
+    fn build(objects: &Registry, versions: [i64; RESOURCES.len()]) -> Self {
+        let mut cluster_roles = Vec::new();
+        objects.for_each(GROUP, "clusterroles", "", |role| cluster_roles.push(role));
+        let clusterwide: HashMap<String, Arc<[Rule]>> = cluster_roles
+            .iter()
+            .map(|role| (meta::name(role).to_owned(), rules_of(role, &cluster_roles).into()))
+            .collect();
+        let mut local: HashMap<(String, String), Arc<[Rule]>> = HashMap::new();
+        objects.for_each(GROUP, "roles", "", |role| {
+            let key = (meta::namespace(&role).unwrap_or_default().to_owned(), meta::name(&role).to_owned());
+            local.insert(key, rules_of(&role, &[]).into());
         });
+        let find = |binding: &Value, namespace: &str| {
+            let text = |field: &str| binding.pointer(&format!("/roleRef/{field}")).and_then(Value::as_str);
+            let name = text("name")?;
+            match text("kind")? {
+                "ClusterRole" => clusterwide.get(name).cloned(),
+                "Role" => local.get(&(namespace.to_owned(), name.to_owned())).cloned(),
+                _ => None,
+            }
+        };
+        let mut index = Self { versions, ..Self::default() };
+        objects.for_each(GROUP, "clusterrolebindings", "", |binding| {
+            index
+                .cluster
+                .extend(find(&binding, "").map(|rules| Binding { subjects: subjects(&binding, ""), rules }));
+        });
+        objects.for_each(GROUP, "rolebindings", "", |binding| {
+            let namespace = meta::namespace(&binding).unwrap_or_default().to_owned();
+            if let Some(rules) = find(&binding, &namespace) {
+                let subjects = subjects(&binding, &namespace);
+                index.namespaced.entry(namespace).or_default().push(Binding { subjects, rules });
+            }
+        });
+        index
     }
-    let names = array(rule, "resourceNames");
-    has("apiGroups", &attributes.group)
-        && covers_resource(rule, attributes)
-        && (names.is_empty() || names.iter().any(|name| name.as_str() == Some(attributes.name.as_str())))
+
+    /// The rules for a user: those that hold everywhere first, then those of the namespace.
+    fn rules<'a>(&'a self, user: &'a UserInfo, namespace: &str) -> impl Iterator<Item = &'a Rule> {
+        let local = self.namespaced.get(namespace).map(Vec::as_slice).unwrap_or_default();
+        self.cluster
+            .iter()
+            .chain(local)
+            .filter(|binding| binding.binds(user))
+            .flat_map(|binding| binding.rules.iter())
+    }
 }
 
-fn covers_resource(rule: &Value, attributes: &Attributes) -> bool {
-    let path = attributes.resource_path();
-    array(rule, "resources").iter().filter_map(Value::as_str).any(|own| {
-        own == ALL
-            || own == path
-            || (!attributes.subresource.is_empty()
-                && own.strip_prefix("*/") == Some(attributes.subresource.as_str()))
-    })
+impl Binding {
+    fn binds(&self, user: &UserInfo) -> bool {
+        self.subjects.iter().any(|subject| match subject {
+            Subject::User(name) => *name == user.name,
+            Subject::Group(name) => user.in_group(name),
+        })
+    }
+}
+
+fn subjects(binding: &Value, namespace: &str) -> Vec<Subject> {
+    array(binding, "subjects")
+        .iter()
+        .filter_map(|subject| {
+            let text = |field: &str| subject.get(field).and_then(Value::as_str).unwrap_or_default();
+            match text("kind") {
+                "User" => Some(Subject::User(text("name").to_owned())),
+                "Group" => Some(Subject::Group(text("name").to_owned())),
+                "ServiceAccount" => {
+                    let place = if text("namespace").is_empty() { namespace } else { text("namespace") };
+                    Some(Subject::User(format!("system:serviceaccount:{place}:{}", text("name"))))
+                }
+                _ => None,
+            }
+        })
+        .collect()
+}
+
+/// The rules of a role, with those of the cluster roles that it aggregates.
+fn rules_of(role: &Value, cluster_roles: &[Value]) -> Vec<Rule> {
+    let mut rules: Vec<Rule> = array(role, "rules").iter().map(Rule::from_value).collect();
+    let selectors = role.pointer("/aggregationRule/clusterRoleSelectors").and_then(Value::as_array);
+    for selector in selectors.into_iter().flatten() {
+        let Ok(selector) = LabelSelector::from_value(Some(selector)) else { continue };
+        for other in cluster_roles {
+            if meta::name(other) != meta::name(role) && selector.matches(meta::labels(other)) {
+                rules.extend(array(other, "rules").iter().map(Rule::from_value));
+            }
+        }
+    }
+    rules
+}
+
+impl Rule {
+    fn from_value(value: &Value) -> Self {
+        let texts = |field: &str| -> Vec<String> {
+            array(value, field).iter().filter_map(|text| text.as_str().map(str::to_owned)).collect()
+        };
+        Self {
+            verbs: texts("verbs"),
+            groups: texts("apiGroups"),
+            resources: texts("resources"),
+            names: texts("resourceNames"),
+            paths: texts("nonResourceURLs"),
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        if !self.paths.is_empty() {
+            return json!({ "verbs": self.verbs, "nonResourceURLs": self.paths });
+        }
+        let mut value = json!({ "verbs": self.verbs, "apiGroups": self.groups, "resources": self.resources });
+        if !self.names.is_empty() {
+            value["resourceNames"] = json!(self.names);
+        }
+        value
+    }
+
+    /// True if the rule covers what is wanted.
+    fn allows(&self, wanted: &Attributes) -> bool {
+        if !has(&self.verbs, &wanted.verb) {
+            return false;
+        }
+        if !wanted.is_resource {
+            return self.paths.iter().any(|own| {
+                own == ALL
+                    || *own == wanted.path
+                    || own.strip_suffix(ALL).is_some_and(|prefix| wanted.path.starts_with(prefix))
+            });
+        }
+        has(&self.groups, &wanted.group)
+            && self.covers_resource(wanted)
+            && (self.names.is_empty() || self.names.contains(&wanted.name))
+    }
+
+    fn covers_resource(&self, wanted: &Attributes) -> bool {
+        self.resources.iter().any(|own| match own.split_once('/') {
+            _ if own == ALL => true,
+            None => wanted.subresource.is_empty() && *own == wanted.resource,
+            Some((resource, subresource)) => {
+                (resource == ALL || resource == wanted.resource)
+                    && !wanted.subresource.is_empty()
+                    && subresource == wanted.subresource
+            }
+        })
+    }
+}
+
+fn has(list: &[String], wanted: &str) -> bool {
+    list.iter().any(|own| own == ALL || own == wanted)
 }
 
 fn array<'a>(object: &'a Value, field: &str) -> &'a [Value] {
     object.get(field).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-/// The rules that a ClusterRole's `aggregationRule` collects, or `None` if it has no such rule.
-pub(crate) fn aggregated(objects: &Registry, role: &Value) -> Option<Vec<Value>> {
-    let selectors = role.pointer("/aggregationRule/clusterRoleSelectors")?.as_array()?;
-    let selectors: Vec<_> = selectors
-        .iter()
-        .filter_map(|selector| machinery::selector::LabelSelector::from_value(Some(selector)).ok())
-        .collect();
-    let mut rules: Vec<Value> = Vec::new();
-    objects.for_each(GROUP, "clusterroles", "", |other| {
-        if meta::name(&other) == meta::name(role) {
-            return;
-        }
-        if selectors.iter().any(|selector| selector.matches(meta::labels(&other))) {
-            for rule in array(&other, "rules") {
-                if !rules.contains(rule) {
-                    rules.push(rule.clone());
-                }
-            }
-        }
-    });
-    Some(rules)
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn wants(verb: &str, resource: &str, subresource: &str, name: &str) -> Attributes {
@@ -162,19 +255,29 @@ mod tests {
 
     #[test]
     fn a_rule_covers_exactly_its_verbs_resources_and_names() {
-        let rule = json!({"verbs": ["get"], "apiGroups": ["apps"], "resources": ["deployments", "*/scale"], "resourceNames": ["web"]});
-        assert!(allows(&rule, &wants("get", "deployments", "", "web")));
-        assert!(allows(&rule, &wants("get", "statefulsets", "scale", "web")));
-        assert!(!allows(&rule, &wants("get", "deployments", "status", "web")));
-        assert!(!allows(&rule, &wants("get", "deployments", "", "other")));
-        assert!(!allows(&rule, &wants("update", "deployments", "", "web")));
-        let paths = json!({"verbs": ["get"], "nonResourceURLs": ["/healthz", "/apis/*"]});
+        let rule = Rule::from_value(
+            &json!({"verbs": ["get"], "apiGroups": ["apps"], "resources": ["deployments", "*/scale"], "resourceNames": ["web"]}),
+        );
+        assert!(rule.allows(&wants("get", "deployments", "", "web")));
+        assert!(rule.allows(&wants("get", "statefulsets", "scale", "web")));
+        assert!(!rule.allows(&wants("get", "deployments", "status", "web")));
+        assert!(!rule.allows(&wants("get", "deployments", "", "other")));
+        assert!(!rule.allows(&wants("update", "deployments", "", "web")));
+        let paths = Rule::from_value(&json!({"verbs": ["get"], "nonResourceURLs": ["/healthz", "/apis/*"]}));
         let path = |path: &str| Attributes {
             verb: "get".to_owned(),
             path: path.to_owned(),
             ..Attributes::default()
         };
-        assert!(allows(&paths, &path("/apis/apps")));
-        assert!(!allows(&paths, &path("/healthz/etcd")));
+        assert!(paths.allows(&path("/apis/apps")));
+        assert!(!paths.allows(&path("/healthz/etcd")));
+    }
+
+    #[test]
+    fn an_aggregating_role_has_the_rules_of_those_it_selects() {
+        let admin = json!({"metadata": {"name": "admin"}, "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"to": "admin"}}]}});
+        let part = json!({"metadata": {"name": "part", "labels": {"to": "admin"}}, "rules": [{"verbs": ["get"], "apiGroups": ["apps"], "resources": ["deployments"]}]});
+        let rules = rules_of(&admin, &[admin.clone(), part]);
+        assert!(rules.iter().any(|rule| rule.allows(&wants("get", "deployments", "", ""))));
     }
 }

@@ -259,7 +259,9 @@ const AGGREGATE_VIEW: &[Rule] = &[
 ];
 
 /// Binding name, role, kind and name of the subjects.
-const BINDINGS: &[(&str, &str, &[(&str, &str)])] = &[
+type Binding = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+const BINDINGS: &[Binding] = &[
     ("cluster-admin", "cluster-admin", &[("Group", "system:masters")]),
     ("system:discovery", "system:discovery", &[("Group", "system:authenticated")]),
     ("system:basic-user", "system:basic-user", &[("Group", "system:authenticated")]),

@@ -1,13 +1,11 @@
 //! Questions about identities and permissions: token reviews and access reviews. Nothing is stored.
 
-use std::ops::ControlFlow;
-
 use http::StatusCode;
 use machinery::meta;
 use machinery::status::Status;
 use serde_json::{Value, json};
 
-use crate::authz::{self, Attributes, rbac};
+use crate::authz::{self, Attributes};
 use crate::decode::{self, Expected};
 use crate::negotiate;
 use crate::options::WriteOptions;
@@ -133,10 +131,9 @@ fn rules(call: &Call, review: &Value) -> Result<Value, Status> {
         resources.push(json!({ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }));
         paths.push(json!({ "verbs": ["*"], "nonResourceURLs": ["*"] }));
     }
-    rbac::visit_rules(&call.shared.registry, &call.user, namespace, &mut |rule| {
+    for rule in call.shared.rbac.rules(&call.shared.registry, &call.user, namespace) {
         let into = if rule.get("nonResourceURLs").is_some() { &mut paths } else { &mut resources };
-        into.push(rule.clone());
-        ControlFlow::Continue(())
-    });
+        into.push(rule);
+    }
     Ok(json!({ "resourceRules": resources, "nonResourceRules": paths, "incomplete": false }))
 }

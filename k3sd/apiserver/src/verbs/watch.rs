@@ -59,6 +59,7 @@ pub(crate) async fn run(call: Call) -> Result<Response, Status> {
         prefix: call.cache_prefix(),
         deadline: Instant::now() + timeout(&options),
         bookmarks: bookmarks(),
+        headers_sent: false,
         out: VecDeque::new(),
         cursor: None,
         pulse,
@@ -88,9 +89,6 @@ fn check_initial(options: &ListOptions) -> Result<(), Status> {
             ));
         }
     }
-    if options.send_initial_events == Some(true) && !options.bookmarks {
-        // Allowed upstream: the stream then simply has no end-of-list mark.
-    }
     Ok(())
 }
 
@@ -118,6 +116,7 @@ struct Watcher {
     prefix: String,
     deadline: Instant,
     bookmarks: Interval,
+    headers_sent: bool,
     /// Frames ready to go.
     out: VecDeque<Bytes>,
     /// `None` once the stream ends after what is in `out`.
@@ -248,18 +247,28 @@ impl Watcher {
             ChangeKind::Modified => "{\"type\":\"MODIFIED\",\"object\":",
             ChangeKind::Deleted => "{\"type\":\"DELETED\",\"object\":",
         };
-        let bytes = present::served(&self.entry, object);
-        self.frame(head, self.shape(bytes));
+        let bytes = self.shape(present::served(&self.entry, object));
+        self.frame(head, bytes);
     }
 
-    fn shape(&self, bytes: Bytes) -> Bytes {
+    fn shape(&mut self, bytes: Bytes) -> Bytes {
         if self.accepted.shape == Shape::Whole {
             return bytes;
         }
-        let shaped = serde_json::from_slice::<Value>(&bytes)
-            .ok()
-            .and_then(|object| present::shaped(&self.entry, self.accepted.shape, &self.query, &object).ok());
-        shaped.map_or(bytes, |shaped| codec::encode(&shaped))
+        match serde_json::from_slice::<Value>(&bytes) {
+            Ok(object) => codec::encode(&self.shape_value(object)),
+            // Not an object: it goes as it is.
+            Err(_) => bytes,
+        }
+    }
+
+    /// Tables name their columns once per stream.
+    fn shape_value(&mut self, object: Value) -> Value {
+        let headers = !std::mem::replace(&mut self.headers_sent, true);
+        match present::shaped(&self.entry, self.accepted.shape, &self.query, &object, headers) {
+            Ok(shaped) => shaped,
+            Err(_) => object,
+        }
     }
 
     fn frame(&mut self, head: &'static str, object: Bytes) {
@@ -285,10 +294,11 @@ impl Watcher {
         }
         let mut object =
             json!({ "kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata });
-        if self.accepted.shape != Shape::Whole
-            && let Ok(shaped) = present::shaped(&self.entry, self.accepted.shape, &self.query, &object)
-        {
-            object = shaped;
+        if self.accepted.shape != Shape::Whole {
+            object = self.shape_value(object);
+        }
+        if self.accepted.shape == Shape::Table {
+            object["rows"] = json!([]);
         }
         self.frame("{\"type\":\"BOOKMARK\",\"object\":", codec::encode(&object));
     }

@@ -90,7 +90,7 @@ pub(crate) fn config(ca: &Authority, port: u16) -> Config {
 impl Server {
     pub(crate) async fn start() -> Self {
         let _logging =
-            tracing_subscriber::fmt().with_env_filter("apiserver=debug").with_test_writer().try_init();
+            tracing_subscriber::fmt().with_env_filter("apiserver=info").with_test_writer().try_init();
         let dir = TempDir::new().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,7 +1,9 @@
 //! The API server from outside: over TLS with kubectl, and in process.
 
 mod access;
+mod every_kind;
 mod harness;
 mod kinds;
 mod kubectl;
+mod lists;
 mod pods;
