@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use machinery::kinds::Resource;
+use machinery::protobuf;
 use machinery::schema::{self, FieldValidation};
 use machinery::status::Status;
 use serde_json::Value;
@@ -47,14 +48,14 @@ impl Expected {
         Status::bad_request(format!(
             "{} in version \"{}\" cannot be handled as a {}: {why}",
             text("kind", &self.kind),
-            text("apiVersion", &self.api_version),
+            text("apiVersion", &self.api_version).rsplit('/').next().unwrap_or_default(),
             self.kind
         ))
     }
 }
 
 /// Media types that bodies may have.
-const MEDIA_TYPES: [&str; 2] = ["application/json", "application/yaml"];
+const MEDIA_TYPES: [&str; 3] = ["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 
 /// Read the text, whatever it describes. Also returns the messages about repeated fields.
 pub(crate) fn parse(bytes: &Bytes, media_type: &str) -> Result<(Value, Vec<String>), Status> {
@@ -65,6 +66,9 @@ pub(crate) fn parse(bytes: &Bytes, media_type: &str) -> Result<(Value, Vec<Strin
         "application/yaml" | "application/x-yaml" | "text/yaml" => serde_yaml_ng::from_slice(bytes)
             .map(|value| (value, Vec::new()))
             .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}"))),
+        protobuf::MEDIA_TYPE => protobuf::decode(bytes)
+            .map(|value| (value, Vec::new()))
+            .map_err(|error| Status::bad_request(error.to_string())),
         _ => Err(Status::unsupported_media_type(&MEDIA_TYPES)),
     }
 }
@@ -117,7 +121,8 @@ pub(crate) fn conform(
 ) -> Result<Vec<String>, Status> {
     let table = schema::builtin();
     schema::check_types(table, &expected.type_name, object)
-        .map_err(|errors| expected.cannot(object, &errors.join(", ")))?;
+        // Upstream's decoder stops at the first.
+        .map_err(|errors| expected.cannot(object, errors.first().map_or("", String::as_str)))?;
     let mut messages = repeated;
     messages.extend(schema::prune(table, &expected.type_name, object));
     match validation {

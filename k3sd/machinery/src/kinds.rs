@@ -124,6 +124,11 @@ pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Arc<
     builtin().iter().find(|r| r.group == group && r.version == version && r.kind == kind)
 }
 
+/// What the type names of a group and version begin with in the schema table.
+pub(crate) fn type_prefix(group: &str, version: &str) -> Option<&'static str> {
+    TABLE.iter().find(|g| g.group == group && g.version == version).map(|g| g.types)
+}
+
 /// Verbs of an ordinary resource.
 pub const ALL_VERBS: [&str; 8] =
     ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];

@@ -7,7 +7,7 @@
 
 mod decode;
 mod defaults;
-mod load;
+pub(crate) mod load;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -129,6 +129,8 @@ struct Field {
     name: Name,
     shape: Shape,
     merge: Merge,
+    /// The zero value says something else than absence.
+    optional: bool,
     /// Boxed: few fields have any of it.
     extra: Option<Box<Extra>>,
 }
@@ -244,6 +246,12 @@ impl<'a> FieldRef<'a> {
     /// The value that stands for an absent field.
     pub fn default(self) -> Option<&'a Value> {
         self.field.extra.as_ref()?.default.as_ref()
+    }
+
+    /// Whether a scalar's zero value (`""`, 0, false) says something else than absence. Where it does not, upstream never
+    /// writes zero values.
+    pub fn is_optional(self) -> bool {
+        self.field.optional
     }
 
     /// How it merges under a strategic merge patch, where that differs from a JSON merge patch.

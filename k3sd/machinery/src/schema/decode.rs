@@ -42,7 +42,8 @@ pub fn decode_json(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Err
 
 /// Drops the fields that the type does not have and returns upstream's message for each: `unknown field "spec.foo"`.
 ///
-/// What is left has upstream's normal form: fields that are `null`, and empty lists and maps, are dropped silently, quantities are
+/// What is left has upstream's normal form: fields that are `null`, empty lists and maps, and zero scalars that say no more than
+/// their absence are dropped silently, quantities are
 /// canonical text, times are UTC. Types must have been checked before; values of a wrong type are left alone.
 pub fn prune(schema: &Schema, type_name: &str, value: &mut Value) -> Vec<String> {
     let mut unknown = Vec::new();
@@ -193,9 +194,19 @@ fn prune_struct(
             (_, Value::Null) => false,
             (ValueKind::List(_), Value::Array(items)) => !items.is_empty(),
             (ValueKind::Map(_), Value::Object(entries)) => !entries.is_empty(),
-            _ => true,
+            (_, value) => field.is_optional() || field.default().is_some() || !is_zero(value),
         }
     });
+}
+
+/// What Go leaves out of JSON when a field is no pointer.
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Bool(value) => !value,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    }
 }
 
 fn prune_value(ty: ValueRef<'_>, value: &mut Value, path: &Path<'_>, unknown: &mut Vec<String>) {
@@ -379,12 +390,14 @@ mod tests {
     #[test]
     fn what_upstream_never_stores_is_dropped_silently() {
         let mut pod = json!({"metadata": {"name": "a", "labels": {}, "creationTimestamp": null},
-            "spec": {"containers": [{"name": "c", "args": [], "securityContext": {}}],
+            "spec": {"hostNetwork": false, "automountServiceAccountToken": false, "containers": [
+                {"name": "", "args": [], "workingDir": "", "securityContext": {"runAsUser": 0}}],
                 "volumes": [{"name": "v", "emptyDir": {}}]}});
         assert!(prune(builtin(), "api.core.v1.Pod", &mut pod).is_empty());
         assert_eq!(
             pod,
-            json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "securityContext": {}}],
+            json!({"metadata": {"name": "a"}, "spec": {"automountServiceAccountToken": false,
+                "containers": [{"name": "", "securityContext": {"runAsUser": 0}}],
                 "volumes": [{"name": "v", "emptyDir": {}}]}})
         );
     }

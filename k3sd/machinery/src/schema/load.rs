@@ -1,7 +1,7 @@
 //! Reads the embedded tables into a [`Schema`].
 //!
-//! Three tables are joined: structure and server-side apply, strategic merge, and protobuf (for the widths of numbers and
-//! for base64 fields). They come with the program, so a fault in them is a fault of the build: reading panics with the line.
+//! Four tables are joined: structure and server-side apply, strategic merge, optional scalars, and protobuf (for the widths of
+//! numbers and for base64 fields). They come with the program, so a fault in them is a fault of the build: reading panics with the line.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,7 +13,8 @@ use super::{Extra, Field, Merge, PatchStrategy, Schema, Shape, Type};
 const STRUCTURE: &str = include_str!("../../data/kubernetes-1.36-schema.tsv");
 const SUPPLEMENT: &str = include_str!("../../data/supplement.tsv");
 const STRATEGIC_MERGE: &str = include_str!("../../data/kubernetes-1.36-strategic-merge.tsv");
-const PROTOBUF: &str = include_str!("../../data/kubernetes-1.36-protobuf.tsv");
+const OPTIONAL: &str = include_str!("../../data/kubernetes-1.36-optional.tsv");
+pub(crate) const PROTOBUF: &str = include_str!("../../data/kubernetes-1.36-protobuf.tsv");
 
 /// Types whose fields upstream declares on another type that is embedded in them.
 const EMBEDDED: [(&str, &str); 1] =
@@ -47,8 +48,13 @@ pub(super) fn builtin() -> Schema {
             continue;
         }
         let shape = schema.shape(value, width(&wires, type_name, name));
-        let field =
-            Field { name: Cow::Borrowed(name), shape, merge: merge_of(merge), extra: extra(keys, default) };
+        let field = Field {
+            name: Cow::Borrowed(name),
+            shape,
+            merge: merge_of(merge),
+            optional: false,
+            extra: extra(keys, default),
+        };
         let id = schema.index[type_name] as usize;
         schema.types[id].fields.push(field);
     }
@@ -56,12 +62,13 @@ pub(super) fn builtin() -> Schema {
         ty.fields.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         ty.fields.shrink_to_fit();
     }
+    join_optional(&mut schema);
     join_patch_strategies(&mut schema);
     schema
 }
 
 /// The rows of a table, each cut into `N` columns; missing ones are empty.
-fn rows<const N: usize>(text: &'static str) -> impl Iterator<Item = [&'static str; N]> {
+pub(crate) fn rows<const N: usize>(text: &'static str) -> impl Iterator<Item = [&'static str; N]> {
     text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(|line| {
         let mut columns = [""; N];
         columns.iter_mut().zip(line.split('\t')).for_each(|(column, text)| *column = text);
@@ -114,6 +121,15 @@ fn extra(keys: &'static str, default: &'static str) -> Option<Box<Extra>> {
 /// JSON, or a bare word where the table's source wrote a string without quotes.
 fn default_value(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
+}
+
+fn join_optional(schema: &mut Schema) {
+    for [type_name, names] in rows::<2>(OPTIONAL) {
+        let Some(&id) = schema.index.get(type_name) else { panic!("no type {type_name}") };
+        for field in &mut schema.types[id as usize].fields {
+            field.optional |= names.split(' ').any(|name| name == field.name);
+        }
+    }
 }
 
 fn join_patch_strategies(schema: &mut Schema) {
