@@ -23,10 +23,7 @@ pub(crate) struct Job;
 impl Strategy for Job {
     fn default(&self, object: &mut Value) {
         default_template(object, &["spec", "template"]);
-        let labels = object.pointer("/spec/template/metadata/labels").filter(|l| l.is_object()).cloned();
-        if let Some(labels) = labels {
-            default(meta::metadata_mut(object), "labels", labels);
-        }
+        default_labels(object);
         if let Some(spec) = object_at(object, &["spec"]) {
             default_spec(spec);
         }
@@ -35,6 +32,7 @@ impl Strategy for Job {
     fn prepare_create(&self, _cx: &Context<'_>, object: &mut Value) {
         fresh_status(object, "api.batch.v1.Job");
         own_pods(object);
+        default_labels(object);
     }
 
     fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> Vec<FieldError> {
@@ -73,6 +71,15 @@ impl Strategy for Job {
         const FIELDS: [SelectableField; 1] =
             [SelectableField { name: "status.successful", path: &["status", "succeeded"], absent: "0" }];
         &FIELDS
+    }
+}
+
+/// A job without labels has those of its template.
+fn default_labels(object: &mut Value) {
+    let labels =
+        object.pointer("/spec/template/metadata/labels").filter(|labels| labels.is_object()).cloned();
+    if let Some(labels) = labels {
+        default(meta::metadata_mut(object), "labels", labels);
     }
 }
 

@@ -7,3 +7,4 @@ mod kinds;
 mod kubectl;
 mod lists;
 mod pods;
+mod workloads;

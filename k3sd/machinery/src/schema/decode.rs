@@ -194,7 +194,11 @@ fn prune_struct(
             (_, Value::Null) => false,
             (ValueKind::List(_), Value::Array(items)) => !items.is_empty(),
             (ValueKind::Map(_), Value::Object(entries)) => !entries.is_empty(),
-            (_, value) => field.is_optional() || field.default().is_some() || !is_zero(value),
+            (_, value) => {
+                field.is_optional()
+                    || field.default().is_some_and(|default| *default == *value)
+                    || !is_zero(value)
+            }
         }
     });
 }
@@ -391,13 +395,14 @@ mod tests {
     fn what_upstream_never_stores_is_dropped_silently() {
         let mut pod = json!({"metadata": {"name": "a", "labels": {}, "creationTimestamp": null},
             "spec": {"hostNetwork": false, "automountServiceAccountToken": false, "containers": [
-                {"name": "", "args": [], "workingDir": "", "securityContext": {"runAsUser": 0}}],
+                {"name": "", "args": [], "workingDir": "", "securityContext": {"runAsUser": 0},
+                    "ports": [{"containerPort": 80, "protocol": ""}]}],
                 "volumes": [{"name": "v", "emptyDir": {}}]}});
         assert!(prune(builtin(), "api.core.v1.Pod", &mut pod).is_empty());
         assert_eq!(
             pod,
             json!({"metadata": {"name": "a"}, "spec": {"automountServiceAccountToken": false,
-                "containers": [{"name": "", "securityContext": {"runAsUser": 0}}],
+                "containers": [{"name": "", "securityContext": {"runAsUser": 0}, "ports": [{"containerPort": 80}]}],
                 "volumes": [{"name": "v", "emptyDir": {}}]}})
         );
     }
