@@ -13,6 +13,7 @@ mod expectations;
 mod garbage_collector;
 mod namespace;
 mod node_ipam;
+mod node_lifecycle;
 mod ownership;
 mod pod;
 mod pod_gc;
@@ -20,6 +21,7 @@ mod replica_set;
 mod root_ca;
 mod service;
 mod service_account;
+mod taint_eviction;
 
 use anyhow::Context as _;
 use client::{Informers, Recorder};
@@ -70,10 +72,12 @@ pub async fn run(
         garbage_collector,
         namespace,
         node_ipam,
+        node_lifecycle,
         pod_gc,
         replica_set,
         root_ca,
         service_account,
+        taint_eviction,
     );
     info!(controllers = tasks.len(), "controllers started");
     while let Some(ended) = tasks.join_next().await {

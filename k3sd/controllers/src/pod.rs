@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use client::{Informer, Stored};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use kube::{Resource, api::ObjectMeta};
+use serde::Deserialize;
 
 use crate::ownership::controller_reference;
 
@@ -77,4 +79,35 @@ pub(crate) fn from_template<K: Resource<DynamicType = ()>>(owner: &K, template: 
         spec: template.spec.clone(),
         status: None,
     }
+}
+
+/// The index of [`on_node`].
+const BY_NODE: &str = "node";
+
+/// Files the pods of an informer by node.
+pub(crate) fn index_by_node(pods: &Informer<Pod>) {
+    pods.index(BY_NODE, |raw| node_name_in(raw).into_iter().collect());
+}
+
+/// The pods on a node, from an informer with [`index_by_node`].
+pub(crate) fn on_node(pods: &Informer<Pod>, node: &str) -> Vec<Stored<Pod>> {
+    pods.by_index(BY_NODE, node)
+}
+
+/// The node a pod is on.
+pub(crate) fn node_name(pod: &Stored<Pod>) -> Option<String> {
+    node_name_in(pod.raw())
+}
+
+fn node_name_in(raw: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct View {
+        spec: Spec,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Spec {
+        node_name: Option<String>,
+    }
+    serde_json::from_slice::<View>(raw).ok()?.spec.node_name.filter(|name| !name.is_empty())
 }

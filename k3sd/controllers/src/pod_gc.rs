@@ -19,13 +19,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::info;
 
-use crate::context::{Context, feed, own_key, path};
+use crate::{
+    context::{Context, feed, own_key, path},
+    pod,
+};
 
 /// A node that is not there may be one whose creation has not arrived yet.
 const QUARANTINE: Duration = Duration::from_secs(40);
 /// Ended pods that are kept, the oldest going first.
 const TERMINATED_KEPT: usize = 12500;
-const BY_NODE: &str = "node";
 
 struct Controller {
     context: Context,
@@ -68,9 +70,7 @@ pub(crate) async fn run(context: Context) {
         nodes: context.informers.shared(),
         context: context.clone(),
     });
-    controller.pods.index(BY_NODE, |raw| {
-        serde_json::from_slice::<View>(raw).map(|view| vec![view.spec.node_name]).unwrap_or_default()
-    });
+    pod::index_by_node(&controller.pods);
     controller.pods.synced().await;
     controller.nodes.synced().await;
     let queue = WorkQueue::new();
@@ -83,7 +83,7 @@ pub(crate) async fn run(context: Context) {
         feed(&controller.pods, &queue, own_key),
         feed(&controller.nodes, &queue, |change| {
             let gone = change.new.is_none();
-            let pods = if gone { controller.pods.by_index(BY_NODE, &change.key.name) } else { Vec::new() };
+            let pods = if gone { pod::on_node(&controller.pods, &change.key.name) } else { Vec::new() };
             pods.into_iter().map(|pod| pod.key().clone()).collect::<Vec<_>>()
         }),
         run_workers("pod_gc", queue.clone(), 1, context.cancel.clone(), reconcile),
