@@ -33,7 +33,8 @@ ip netns add "$net"
 ip link set "${net}p" netns "$net" name eth0
 ip addr add "$host_ip/30" dev "$net"
 ip link set "$net" up
-in_node() { ip netns exec "$net" "$@"; }
+# `ip netns exec` would mount a new /sys, which has no control groups.
+in_node() { nsenter --net="/run/netns/$net" "$@"; }
 in_node ip link set lo up
 in_node ip addr add "$node_ip/30" dev eth0
 in_node ip link set eth0 up

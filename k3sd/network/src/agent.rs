@@ -27,6 +27,10 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Ethernet's, for a node without any network: pods on it still reach each other.
 const DEFAULT_MTU: u32 = 1500;
 
+const CONNTRACK_PER_CORE: usize = 32768;
+const CONNTRACK_MIN: usize = 131_072;
+const CONNTRACK_ESTABLISHED_SECONDS: &str = "86400";
+const CONNTRACK_CLOSE_WAIT_SECONDS: &str = "3600";
 /// There once the module `br_netfilter` is.
 const BRIDGE_FILTER: &str = "net/bridge/bridge-nf-call-iptables";
 
@@ -135,6 +139,8 @@ async fn apply(config: &Config, setup: &Setup) -> anyhow::Result<()> {
     let bridged_seen = sysctl::exists(BRIDGE_FILTER);
     let script = masquerade::script(config, &setup.subnets, bridged_seen);
     nft::apply(masquerade::TABLE, &script).await?;
+    // Its rules have loaded the module.
+    size_connection_tracking();
     files::replace(&config.subnet_env, &files::subnet_env(&config.cluster_cidrs, setup))?;
     let list = config.cni_conf_dir.join("10-flannel.conflist");
     files::replace(&list, &files::conflist(&config.cni_data_dir, setup))?;
@@ -157,6 +163,22 @@ async fn prepare_host(config: &Config) {
     load_bridge_filter().await;
     if let Err(error) = files::link_plugins(&config.cni_bin_dir) {
         warn!(error = format!("{error:#}"), "CNI plugins are missing, pods will not start");
+    }
+}
+
+/// K3s's limits of connection tracking (kube-proxy's defaults). In a network namespace of its own a node cannot raise the
+/// table's size, which is the host's.
+fn size_connection_tracking() {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let entries = (CONNTRACK_PER_CORE * cores).max(CONNTRACK_MIN).to_string();
+    for (key, value) in [
+        ("nf_conntrack_max", entries.as_str()),
+        ("nf_conntrack_tcp_timeout_established", CONNTRACK_ESTABLISHED_SECONDS),
+        ("nf_conntrack_tcp_timeout_close_wait", CONNTRACK_CLOSE_WAIT_SECONDS),
+    ] {
+        if let Err(error) = sysctl::set(&format!("net/netfilter/{key}"), value) {
+            debug!(error = %error, "connection tracking keeps the kernel's default");
+        }
     }
 }
 

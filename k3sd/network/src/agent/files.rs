@@ -78,14 +78,13 @@ fn write_atomically(path: &Path, content: &str) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
-/// Makes the plugin's names in `directory` point to the running program, unless something is there: an image brings its
-/// own, and programs that users put there are theirs.
+/// Makes the plugin's names in `directory` point to the running program. Programs that users put there are theirs and stay;
+/// links of ours to a program elsewhere (an older installation) follow.
 pub(super) fn link_plugins(directory: &Path) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("failed to find the running program")?;
     for name in PROGRAM_NAMES {
         let path = directory.join(name);
-        // A link of ours to a program that has moved is dangling, and is replaced.
-        if path.exists() {
+        if is_fine(&path, &program) {
             continue;
         }
         let link = || -> io::Result<()> {
@@ -98,6 +97,13 @@ pub(super) fn link_plugins(directory: &Path) -> anyhow::Result<()> {
         link().with_context(|| format!("failed to link '{}'", path.display()))?;
     }
     Ok(())
+}
+
+/// Whether there is a program that may stay.
+fn is_fine(path: &Path, program: &Path) -> bool {
+    let ours = fs::read_link(path).is_ok_and(|target| target.file_name() == program.file_name());
+    let same = || fs::canonicalize(path).ok() == fs::canonicalize(program).ok();
+    path.exists() && (!ours || same())
 }
 
 #[cfg(test)]
@@ -143,6 +149,15 @@ FLANNEL_IPMASQ=true
         symlink("/nowhere", programs.join("skerry-cni")).unwrap();
         link_plugins(&programs).unwrap();
         assert_eq!(fs::read_to_string(programs.join("loopback")).unwrap(), "the user's");
+        assert_eq!(fs::read_link(programs.join("skerry-cni")).unwrap(), std::env::current_exe().unwrap());
+
+        // The program was installed anew elsewhere.
+        let old = directory.path().join("old").join(std::env::current_exe().unwrap().file_name().unwrap());
+        fs::create_dir(old.parent().unwrap()).unwrap();
+        fs::write(&old, "").unwrap();
+        fs::remove_file(programs.join("skerry-cni")).unwrap();
+        symlink(&old, programs.join("skerry-cni")).unwrap();
+        link_plugins(&programs).unwrap();
         assert_eq!(fs::read_link(programs.join("skerry-cni")).unwrap(), std::env::current_exe().unwrap());
     }
 }
