@@ -18,7 +18,6 @@ mod readers;
 mod schema;
 mod writer;
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,8 +38,6 @@ pub struct Sqlite {
     writer: Writer,
     readers: Arc<Readers>,
     hub: Arc<Hub>,
-    /// Held as long as the file is open; the kernel lets go of it if the process dies.
-    _lock: File,
 }
 
 impl Sqlite {
@@ -61,10 +58,9 @@ impl Sqlite {
         let current = log::current_revision(&connection).map_err(|e| schema::error(path, "read", e))?;
         let hub = Arc::new(Hub::new(current));
         Ok(Self {
-            writer: Writer::start(path, connection, hub.clone())?,
+            writer: Writer::start(path, connection, lock, hub.clone())?,
             readers: Arc::new(Readers::new(path)),
             hub,
-            _lock: lock,
         })
     }
 }

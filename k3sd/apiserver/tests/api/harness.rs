@@ -8,6 +8,7 @@ use std::sync::Arc;
 use apiserver::config::{Config, Identity};
 use apiserver::{ApiServer, Body, UserInfo};
 use bytes::Bytes;
+use datastore::Datastore;
 use datastore::sqlite::Sqlite;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -30,6 +31,7 @@ pub(crate) struct Server {
     pub address: SocketAddr,
     pub ca: Authority,
     pub dir: TempDir,
+    store: Arc<Sqlite>,
     cancel: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -91,27 +93,41 @@ impl Server {
     pub(crate) async fn start() -> Self {
         let _logging =
             tracing_subscriber::fmt().with_env_filter("apiserver=info").with_test_writer().try_init();
-        let dir = TempDir::new().unwrap();
+        Self::start_in(TempDir::new().unwrap()).await
+    }
+
+    /// Start over what an earlier server left in this directory.
+    async fn start_in(dir: TempDir) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let ca = authority();
-        let store = Sqlite::open(&dir.path().join("state.db")).await.unwrap();
+        let store = Arc::new(Sqlite::open(&dir.path().join("state.db")).await.unwrap());
         let cancel = CancellationToken::new();
-        let api =
-            ApiServer::start(config(&ca, address.port()), Arc::new(store), cancel.clone()).await.unwrap();
+        let api = ApiServer::start(config(&ca, address.port()), store.clone(), cancel.clone()).await.unwrap();
         let mut tasks = JoinSet::new();
         let (served, stop) = (api.clone(), cancel.clone());
         tasks.spawn(async move { served.serve(listener, stop).await.unwrap() });
-        let server = Self { api, address, ca, dir, cancel, tasks };
+        let server = Self { api, address, ca, dir, store, cancel, tasks };
         server.write_kubeconfig("admin", "system:admin", Some("system:masters"));
         server
     }
 
     pub(crate) async fn stop(mut self) {
+        self.finish().await;
+    }
+
+    /// Stop, and start again over the same datastore.
+    pub(crate) async fn restart(mut self) -> Self {
+        self.finish().await;
+        Self::start_in(self.dir).await
+    }
+
+    async fn finish(&mut self) {
         self.cancel.cancel();
         while let Some(ended) = self.tasks.join_next().await {
             ended.unwrap();
         }
+        self.store.close().await;
     }
 
     /// A kubeconfig for a user, as `FILE.kubeconfig`.

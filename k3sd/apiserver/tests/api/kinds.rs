@@ -1,5 +1,11 @@
 //! What single kinds do, as kubectl sees it: columns, explanations, addresses, phases.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
 use crate::harness::Server;
 
 const SERVICE: &str = r#"
@@ -134,5 +140,43 @@ async fn kinds_in_two_versions_are_one_object() {
     assert_eq!(note, "hello p");
     let table = server.ok(&["get", "events", "--field-selector", "involvedObject.name=p"], "").await;
     assert!(table.contains("Testing") && table.contains("pod/p") && table.contains("hello"), "{table}");
+    server.stop().await;
+}
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+fn node_port_service(name: &str, node_port: Option<i64>) -> Value {
+    let mut port = json!({ "port": 80 });
+    if let Some(node_port) = node_port {
+        port["nodePort"] = node_port.into();
+    }
+    json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name },
+        "spec": { "type": "NodePort", "ports": [port] } })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_and_ports_are_never_shared_also_after_a_restart() {
+    let server = Arc::new(Server::start().await);
+    let mut creates = tokio::task::JoinSet::new();
+    for n in 0..40 {
+        let server = server.clone();
+        creates.spawn(async move {
+            let wanted = (n % 4 == 0).then_some(31_000);
+            server.call(Method::POST, SERVICES, node_port_service(&format!("s{n}"), wanted)).await
+        });
+    }
+    let (made, refused): (Vec<_>, Vec<_>) =
+        creates.join_all().await.into_iter().partition(|(status, _)| *status == StatusCode::CREATED);
+    assert_eq!((made.len(), refused.len()), (31, 9), "one of ten got the port that all wanted");
+    assert!(refused.iter().all(|(status, _)| *status == StatusCode::UNPROCESSABLE_ENTITY));
+    let mut addresses: HashSet<Value> = made.iter().map(|(_, s)| s["spec"]["clusterIP"].clone()).collect();
+    let ports: HashSet<Value> = made.iter().map(|(_, s)| s["spec"]["ports"][0]["nodePort"].clone()).collect();
+    assert_eq!((addresses.len(), ports.len()), (31, 31));
+
+    let server = Arc::into_inner(server).unwrap().restart().await;
+    let taken = node_port_service("late", Some(31_000));
+    assert_eq!(server.call(Method::POST, SERVICES, taken).await.0, StatusCode::UNPROCESSABLE_ENTITY);
+    let (_, late) = server.call(Method::POST, SERVICES, node_port_service("late", None)).await;
+    assert!(addresses.insert(late["spec"]["clusterIP"].clone()), "a fresh address");
     server.stop().await;
 }

@@ -13,10 +13,9 @@ fn limited(path: &Path, pages: i64) -> Sqlite {
     connection.pragma_update(None, "max_page_count", pages).unwrap();
     let hub = Arc::new(Hub::new(log::current_revision(&connection).unwrap()));
     Sqlite {
-        writer: Writer::start(path, connection, hub.clone()).unwrap(),
+        writer: Writer::start(path, connection, lock, hub.clone()).unwrap(),
         readers: Arc::new(Readers::new(path)),
         hub,
-        _lock: lock,
     }
 }
 

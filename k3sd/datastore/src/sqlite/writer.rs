@@ -5,6 +5,7 @@
 
 mod expiry;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -74,6 +75,8 @@ struct Worker {
     hub: Arc<Hub>,
     expiry: Expiry,
     closing: bool,
+    /// Held until the file is closed; the kernel lets go of it if the process dies.
+    _lock: File,
 }
 
 /// What a transaction did, to be told once it is durable.
@@ -85,13 +88,19 @@ struct Outcome {
 }
 
 impl Writer {
-    pub(super) fn start(path: &Path, connection: Connection, hub: Arc<Hub>) -> Result<Self, Error> {
+    pub(super) fn start(
+        path: &Path,
+        connection: Connection,
+        lock: File,
+        hub: Arc<Hub>,
+    ) -> Result<Self, Error> {
         let mut expiry = Expiry::default();
         for (key, revision, lease) in log::leased(&connection).map_err(|e| schema::error(path, "read", e))? {
             expiry.schedule(key, revision, lease);
         }
         let (sender, queue) = channel();
-        let worker = Worker { path: path.to_owned(), connection, queue, hub, expiry, closing: false };
+        let worker =
+            Worker { path: path.to_owned(), connection, queue, hub, expiry, closing: false, _lock: lock };
         let thread =
             std::thread::Builder::new().name("datastore".to_owned()).spawn(move || worker.run()).map_err(
                 |e| Error::Io { action: "start the writer of", path: path.to_owned(), source: Arc::new(e) },
