@@ -278,7 +278,7 @@ impl Runtime {
     }
 
     async fn follow_events(&self) -> Result<(), tonic::Status> {
-        let filters = vec![format!("namespace=={NAMESPACE},topic==/tasks/exit")];
+        let filters = vec![format!("namespace=={NAMESPACE},topic==\"/tasks/exit\"")];
         let mut events = EventsClient::new(self.cri.channel());
         let mut stream = events.subscribe(SubscribeRequest { filters }).await?.into_inner();
         info!("following container events");
