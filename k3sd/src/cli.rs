@@ -65,9 +65,9 @@ pub(crate) struct ServerFlags {
     /// Ports for Services of type NodePort [default: 30000-32767]
     #[arg(long, value_name = "FIRST-LAST", help_heading = "Networking")]
     pub(crate) service_node_port_range: Option<String>,
-    /// Address that pods ask for names [default: the tenth of the service range]
-    #[arg(long, value_name = "IP", help_heading = "Networking")]
-    pub(crate) cluster_dns: Option<IpAddr>,
+    /// Addresses that pods ask for names; repeatable, commas allowed [default: those their node asks]
+    #[arg(long, value_name = "IP", value_delimiter = ',', help_heading = "Networking")]
+    pub(crate) cluster_dns: Vec<IpAddr>,
     /// DNS domain of the cluster [default: cluster.local]
     #[arg(long, value_name = "NAME", help_heading = "Networking")]
     pub(crate) cluster_domain: Option<String>,

@@ -21,8 +21,6 @@ const HTTPS_PORT: u16 = 6443;
 const CLUSTER_CIDR: &str = "10.42.0.0/16";
 const SERVICE_CIDR: &str = "10.43.0.0/16";
 const NODE_PORTS: RangeInclusive<u16> = 30000..=32767;
-/// The cluster's DNS server has the tenth address of the service range, by K3s's convention.
-const DNS_OFFSET: usize = 10;
 
 /// Everything `k3sd server` needs to know, resolved.
 #[derive(Clone, Debug)]
@@ -35,7 +33,8 @@ pub(crate) struct Config {
     pub(crate) cluster_cidr: IpNet,
     pub(crate) service_cidr: IpNet,
     pub(crate) node_ports: RangeInclusive<u16>,
-    pub(crate) cluster_dns: IpAddr,
+    /// Empty: pods resolve names as their node does.
+    pub(crate) cluster_dns: Vec<IpAddr>,
     pub(crate) cluster_domain: String,
     pub(crate) kubeconfig: PathBuf,
     pub(crate) kubeconfig_mode: u32,
@@ -115,11 +114,6 @@ impl Config {
                     .and_then(|text| socket(text, &mut mistakes)),
             })
         };
-        let dns = service_cidr.hosts().nth(DNS_OFFSET - 1);
-        if dns.is_none() {
-            mistakes
-                .push(format!("service-cidr: {service_cidr} is too small; at least 16 addresses are needed"));
-        }
         let config = Self {
             debug: flags.debug.unwrap_or_default(),
             data_dir: flags.data_dir.unwrap_or_else(|| PathBuf::from(DATA_DIR)),
@@ -129,7 +123,7 @@ impl Config {
             cluster_cidr,
             service_cidr,
             node_ports: node_ports(flags.service_node_port_range.as_deref(), &mut mistakes),
-            cluster_dns: flags.cluster_dns.or(dns).unwrap_or(all),
+            cluster_dns: flags.cluster_dns,
             cluster_domain: flags.cluster_domain.unwrap_or_else(|| "cluster.local".to_owned()),
             kubeconfig: flags.write_kubeconfig.unwrap_or_else(|| PathBuf::from(KUBECONFIG)),
             kubeconfig_mode: mode(flags.write_kubeconfig_mode.as_deref(), &mut mistakes),
@@ -370,7 +364,6 @@ mod tests {
     fn addresses_follow_from_the_service_range() {
         let config = resolve(&["--service-cidr", "10.96.0.0/12", "--bind-address", "127.0.0.1"]).unwrap();
         assert_eq!(config.service_address().to_string(), "10.96.0.1");
-        assert_eq!(config.cluster_dns.to_string(), "10.96.0.10");
         assert_eq!(config.local_url(), "https://127.0.0.1:6443");
     }
 

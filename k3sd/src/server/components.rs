@@ -148,8 +148,7 @@ impl Start<'_> {
             pod_manifest_dir: Some(agent_dir.join("pod-manifests")),
             pod_log_dir: PathBuf::from("/var/log/pods"),
             image_dirs: vec![PathBuf::from(BUNDLED_IMAGES), agent_dir.join("images")],
-            // The cluster has no DNS server yet: pods resolve as their node does.
-            cluster_dns: Vec::new(),
+            cluster_dns: config.cluster_dns.clone(),
             cluster_domain: config.cluster_domain.clone(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             listen: SocketAddr::new(all, KUBELET_PORT),
