@@ -53,7 +53,7 @@ ln -sf "$binaries/k3sd" "$state/upper/opt/cni/bin/loopback"
 
 # The rest runs inside the namespaces; it is told everything through its environment.
 export SCRATCH=$state NODE_IP=$node_ip K3SD=$binaries/k3sd
-in_node unshare --mount --pid --uts --ipc --fork --kill-child --propagation private \
+nsenter --net="/run/netns/$net" unshare --mount --pid --uts --ipc --fork --kill-child --propagation private \
     bash -euo pipefail -c '
         lower=/
         mount -t overlay skerry -o "lowerdir=$lower,upperdir=$SCRATCH/upper,workdir=$SCRATCH/work" "$SCRATCH/root"
@@ -82,6 +82,7 @@ in_node unshare --mount --pid --uts --ipc --fork --kill-child --propagation priv
         exit $status
     ' k3sd "$@" &
 node=$!
+# unshare itself ignores the signals that it has a child for.
 trap 'kill -TERM $(pgrep -P $node) 2>/dev/null || true' TERM INT
 
 # The kubeconfig is for programs inside; those outside reach the same server by the node's address.
