@@ -7,7 +7,6 @@ use super::Strategy;
 pub(crate) struct Plain {
     generation: bool,
     create_on_update: bool,
-    path_segment_names: bool,
 }
 
 impl Plain {
@@ -16,37 +15,15 @@ impl Plain {
         Self {
             generation: matches!(
                 (group, plural),
-                ("apps" | "batch", _)
-                    | ("admissionregistration.k8s.io" | "flowcontrol.apiserver.k8s.io", _)
-                    | ("networking.k8s.io", "ingresses" | "networkpolicies" | "ingressclasses")
-                    | ("policy", "poddisruptionbudgets")
-                    | ("discovery.k8s.io", "endpointslices")
-                    | ("", "replicationcontrollers")
-                    | ("resource.k8s.io", "resourceslices" | "deviceclasses")
-                    | ("apiextensions.k8s.io", _)
+                ("admissionregistration.k8s.io" | "apiextensions.k8s.io" | "flowcontrol.apiserver.k8s.io", _)
+                    | ("resource.k8s.io", "deviceclasses" | "resourceslices")
             ),
-            create_on_update: matches!(
-                (group, plural),
-                ("coordination.k8s.io", "leases")
-                    | ("", "endpoints" | "events" | "limitranges" | "services")
-                    | ("events.k8s.io", _)
-                    | ("rbac.authorization.k8s.io", _)
-                    | ("node.k8s.io", _)
-            ),
-            path_segment_names: group == "rbac.authorization.k8s.io",
+            create_on_update: group == "node.k8s.io",
         }
     }
 }
 
 impl Strategy for Plain {
-    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
-        if self.path_segment_names {
-            crate::names::path_segment(name, prefix)
-        } else {
-            crate::names::dns1123_subdomain(name, prefix)
-        }
-    }
-
     fn has_generation(&self) -> bool {
         self.generation
     }
