@@ -10,40 +10,57 @@ use serde_json::{Map, Value};
 
 const HEAD: [&str; 3] = ["kind", "apiVersion", "metadata"];
 
+/// Whether `metadata.resourceVersion` is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Keep,
+    Leave,
+}
+
 /// Encode for the datastore: no `resourceVersion`, exactly sized.
 pub(crate) fn encode_stored(object: &Value) -> Bytes {
-    let revision = object.pointer("/metadata/resourceVersion").is_some();
-    if !revision {
-        return encode(object);
-    }
-    let mut stripped = object.clone();
-    if let Some(Value::Object(metadata)) = stripped.get_mut("metadata") {
-        metadata.remove("resourceVersion");
-    }
-    encode(&stripped)
+    encode_with(object, Version::Leave)
 }
 
 /// Encode an object as it is, head fields first, exactly sized.
 pub(crate) fn encode(object: &Value) -> Bytes {
+    encode_with(object, Version::Keep)
+}
+
+fn encode_with(object: &Value, version: Version) -> Bytes {
     let mut out = Vec::with_capacity(1024);
     match object {
-        Value::Object(map) => write_object(&mut out, map),
+        Value::Object(map) => write_object(&mut out, map, version),
         other => write_json(&mut out, other),
     }
     Bytes::from(out.into_boxed_slice())
 }
 
-fn write_object(out: &mut Vec<u8>, map: &Map<String, Value>) {
+fn write_object(out: &mut Vec<u8>, map: &Map<String, Value>, version: Version) {
     let head = HEAD.iter().filter_map(|key| map.get_key_value(*key));
     let rest = map.iter().filter(|(key, _)| !HEAD.contains(&key.as_str()));
+    write_fields(out, head.chain(rest), |out, key, value| match value {
+        Value::Object(metadata) if key == "metadata" && version == Version::Leave => {
+            let kept = metadata.iter().filter(|(key, _)| *key != "resourceVersion");
+            write_fields(out, kept, |out, _, value| write_json(out, value));
+        }
+        value => write_json(out, value),
+    });
+}
+
+fn write_fields<'a>(
+    out: &mut Vec<u8>,
+    fields: impl Iterator<Item = (&'a String, &'a Value)>,
+    write: impl Fn(&mut Vec<u8>, &str, &Value),
+) {
     out.push(b'{');
-    for (index, (key, value)) in head.chain(rest).enumerate() {
+    for (index, (key, value)) in fields.enumerate() {
         if index > 0 {
             out.push(b',');
         }
         write_json(out, key);
         out.push(b':');
-        write_json(out, value);
+        write(out, key, value);
     }
     out.push(b'}');
 }

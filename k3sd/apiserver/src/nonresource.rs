@@ -32,6 +32,13 @@ pub(crate) async fn answer(
         }
         ["version"] => Ok(respond::value(StatusCode::OK, Encoding::Json, &version(shared))),
         ["metrics"] => Ok(respond::text(StatusCode::OK, shared.metrics.text())),
+        [".well-known", "openid-configuration"] => {
+            Ok(respond::value(StatusCode::OK, Encoding::Json, &issuer(shared)))
+        }
+        ["openid", "v1", "jwks"] => {
+            let bytes = crate::codec::encode(&shared.tokens.key_set());
+            Ok(respond::response(StatusCode::OK, "application/jwk-set+json", bytes))
+        }
         ["openapi", "v2"] => Ok(openapi::v2(shared, &parts.headers)),
         ["openapi", "v3", ..] => openapi::v3(shared, &path[2..], query),
         ["api" | "apis", ..] | [""] => {
@@ -40,6 +47,18 @@ pub(crate) async fn answer(
         }
         _ => Err(Status::unknown_path()),
     }
+}
+
+/// OpenID Connect discovery: how others verify this cluster's service account tokens.
+fn issuer(shared: &Shared) -> serde_json::Value {
+    let address = std::net::SocketAddr::new(shared.config.advertise_address, shared.config.advertise_port);
+    json!({
+        "issuer": shared.tokens.issuer(),
+        "jwks_uri": format!("https://{address}/openid/v1/jwks"),
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": shared.tokens.algorithms(),
+    })
 }
 
 fn version(shared: &Shared) -> serde_json::Value {

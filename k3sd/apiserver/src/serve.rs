@@ -55,6 +55,11 @@ impl ApiServer {
             warn!(left = connections.len(), "connections cut off at shutdown");
         }
         connections.shutdown().await;
+        if self.shared.cancel.is_cancelled() {
+            // The server ends with its listener: what it started is over, too.
+            self.shared.tasks.close();
+            self.shared.tasks.wait().await;
+        }
         Ok(())
     }
 }

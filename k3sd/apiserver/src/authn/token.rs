@@ -15,6 +15,8 @@ use crate::registry::Registry;
 use crate::user::UserInfo;
 
 const USER_PREFIX: &str = "system:serviceaccount:";
+/// Bytes of one coordinate.
+const P256_BYTES: usize = 32;
 const EXTRA_PREFIX: &str = "authentication.kubernetes.io/";
 
 /// A key that cannot sign tokens.
@@ -102,6 +104,24 @@ impl Tokens {
     /// The audiences of this API server.
     pub(crate) fn audiences(&self) -> &[String] {
         &self.audiences
+    }
+
+    /// Who signs.
+    pub(crate) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// The public keys as a JSON Web Key Set (RFC 7517), for those who verify tokens by themselves.
+    pub(crate) fn key_set(&self) -> Value {
+        json!({ "keys": self.keys.iter().map(Key::public_document).collect::<Vec<_>>() })
+    }
+
+    /// The signature algorithms in use.
+    pub(crate) fn algorithms(&self) -> Vec<&'static str> {
+        let mut algorithms: Vec<_> = self.keys.iter().map(Key::algorithm).collect();
+        algorithms.sort_unstable();
+        algorithms.dedup();
+        algorithms
     }
 
     /// Sign a token with the first key.
@@ -250,6 +270,25 @@ impl Key {
             Signer::Ec(_) => "ES256",
             Signer::Rsa(_) => "RS256",
         }
+    }
+
+    fn public_document(&self) -> Value {
+        let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let mut document = match &self.signer {
+            Signer::Ec(key) => {
+                // An uncompressed point: 4, x, y.
+                let (x, y) = key.public_key().as_ref()[1..].split_at(P256_BYTES);
+                json!({ "kty": "EC", "crv": "P-256", "x": text(x), "y": text(y) })
+            }
+            Signer::Rsa(key) => {
+                let public = signature::RsaPublicKeyComponents::<Vec<u8>>::from(key.public());
+                json!({ "kty": "RSA", "n": text(&public.n), "e": text(&public.e) })
+            }
+        };
+        document["use"] = "sig".into();
+        document["kid"] = self.id.as_str().into();
+        document["alg"] = self.algorithm().into();
+        document
     }
 
     fn sign(&self, text: &[u8]) -> Option<Vec<u8>> {

@@ -63,6 +63,15 @@ const ROLES: &[Role] = &[
         ],
         ..role("system:monitoring", &[])
     },
+    Role {
+        paths: &[
+            "/.well-known/openid-configuration",
+            "/.well-known/openid-configuration/",
+            "/openid/v1/jwks",
+            "/openid/v1/jwks/",
+        ],
+        ..role("system:service-account-issuer-discovery", &[])
+    },
     role(
         "system:basic-user",
         &[
@@ -269,6 +278,11 @@ const BINDINGS: &[Binding] = &[
         "system:public-info-viewer",
         "system:public-info-viewer",
         &[("Group", "system:authenticated"), ("Group", "system:unauthenticated")],
+    ),
+    (
+        "system:service-account-issuer-discovery",
+        "system:service-account-issuer-discovery",
+        &[("Group", "system:serviceaccounts")],
     ),
     ("system:monitoring", "system:monitoring", &[("Group", "system:monitoring")]),
     ("system:node", "system:node", &[("Group", "system:nodes")]),

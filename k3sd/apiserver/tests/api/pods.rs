@@ -111,6 +111,12 @@ async fn a_token_bound_to_a_pod_opens_the_api_until_the_pod_is_gone() {
     let (_, body) = server.call(Method::POST, reviews, review()).await;
     assert_eq!(body["status"]["user"]["username"], "system:serviceaccount:default:default", "{body}");
     assert_eq!(body["status"]["user"]["extra"]["authentication.kubernetes.io/pod-name"][0], "web");
+    let header = token.split('.').next().unwrap();
+    use base64::Engine;
+    let header = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(header).unwrap();
+    let header: Value = serde_json::from_slice(&header).unwrap();
+    let (_, keys) = server.call(Method::GET, "/openid/v1/jwks", Value::Null).await;
+    assert_eq!((&keys["keys"][0]["kid"], &keys["keys"][0]["alg"]), (&header["kid"], &json!("ES256")));
     let other_node = UserInfo::new("system:node:n2", &["system:nodes"]);
     let (status, _) =
         server.call_as(other_node, Method::POST, target, "application/json", &request.to_string()).await;
