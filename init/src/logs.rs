@@ -13,6 +13,7 @@ use tokio::net::unix::pipe;
 
 use crate::config::Level;
 use crate::console;
+use crate::services::Service;
 
 /// Bytes of text kept per service.
 const RING_LEN: usize = 64 << 10;
@@ -21,8 +22,9 @@ const MAX_LINE: usize = 2 << 10;
 /// Lines a service may show at once, and per second after that.
 const BURST: u32 = 300;
 const PER_SECOND: u32 = 50;
-/// Lines shown again when a service fails.
+/// Lines shown when a service fails, if they had not been shown, and how old they may be to have to do with it.
 const LAST_WORDS: usize = 20;
+const LAST_WORDS_AGE: Duration = Duration::from_secs(5);
 
 /// The log of one service; clones are handles to the same one.
 #[derive(Clone)]
@@ -31,6 +33,7 @@ pub(crate) struct Log(Arc<Mutex<Inner>>);
 struct Inner {
     service: &'static str,
     threshold: Level,
+    info_counts_as: Level,
     ring: Ring,
     rate: Rate,
     suppressed: u32,
@@ -38,10 +41,11 @@ struct Inner {
 
 impl Log {
     /// An empty log of `service`, of which lines at least as important as `threshold` are shown.
-    pub(crate) fn new(service: &'static str, threshold: Level) -> Self {
+    pub(crate) fn new(service: &Service, threshold: Level) -> Self {
         let inner = Inner {
-            service,
+            service: service.name,
             threshold,
+            info_counts_as: service.info_counts_as,
             ring: Ring::default(),
             rate: Rate::new(Instant::now()),
             suppressed: 0,
@@ -62,18 +66,21 @@ impl Log {
         }
     }
 
-    /// Shows the last lines again, for the reader who has not seen them.
+    /// Shows the last lines that were not worth showing when they came, for whoever wants to know why a service failed.
     pub(crate) fn show_last_words(&self) {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let shown: Vec<_> = inner.ring.last(LAST_WORDS).filter(|(_, shown)| !shown).collect();
-        for (line, _) in shown {
+        for line in inner.ring.last_words(Instant::now()) {
             console::write(&format!("[{}] {line}\n", inner.service));
         }
     }
 
     fn line(&self, text: &str) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = level_of(text) <= inner.threshold;
+        let level = match level_of(text) {
+            Level::Info => inner.info_counts_as,
+            level => level,
+        };
+        let wanted = level <= inner.threshold;
         let allowed = wanted && inner.rate.allow(Instant::now());
         if allowed && std::mem::take(&mut inner.suppressed) > 0 {
             console::write(&format!("[{}] (some lines were not shown: too many at once)\n", inner.service));
@@ -83,7 +90,7 @@ impl Log {
         } else if wanted {
             inner.suppressed += 1;
         }
-        inner.ring.push(text.to_owned(), allowed);
+        inner.ring.push(Line { text: text.to_owned(), shown: allowed, at: Instant::now() });
     }
 }
 
@@ -124,27 +131,39 @@ fn level_of(line: &str) -> Level {
     Level::Warn
 }
 
-/// Lines with whether they were shown, oldest dropped first.
+/// The last lines, oldest dropped first.
 #[derive(Default)]
 struct Ring {
-    lines: VecDeque<(String, bool)>,
+    lines: VecDeque<Line>,
     len: usize,
 }
 
+struct Line {
+    text: String,
+    shown: bool,
+    at: Instant,
+}
+
 impl Ring {
-    fn push(&mut self, line: String, shown: bool) {
-        self.len += line.len();
-        self.lines.push_back((line, shown));
+    fn push(&mut self, line: Line) {
+        self.len += line.text.len();
+        self.lines.push_back(line);
         while self.len > RING_LEN {
             match self.lines.pop_front() {
-                Some((dropped, _)) => self.len -= dropped.len(),
+                Some(dropped) => self.len -= dropped.text.len(),
                 None => break,
             }
         }
     }
 
-    fn last(&self, count: usize) -> impl Iterator<Item = &(String, bool)> {
-        self.lines.iter().skip(self.lines.len().saturating_sub(count))
+    fn last_words(&self, now: Instant) -> impl Iterator<Item = &str> {
+        let recent =
+            move |line: &&Line| !line.shown && now.saturating_duration_since(line.at) < LAST_WORDS_AGE;
+        self.lines
+            .iter()
+            .skip(self.lines.len().saturating_sub(LAST_WORDS))
+            .filter(recent)
+            .map(|line| line.text.as_str())
     }
 }
 
@@ -201,13 +220,17 @@ mod tests {
     }
 
     #[test]
-    fn the_ring_drops_the_oldest_lines_and_knows_which_were_shown() {
+    fn the_ring_drops_the_oldest_lines_and_tells_the_recent_unshown_ones() {
+        let start = Instant::now();
         let mut ring = Ring::default();
         for number in 0..2000 {
-            ring.push(format!("{number:0100}"), number % 2 == 0);
+            ring.push(Line { text: format!("{number:0100}"), shown: false, at: start });
         }
         assert!(ring.len <= RING_LEN && ring.lines.len() == RING_LEN / 100);
-        let last: Vec<_> = ring.last(2).map(|(line, shown)| (line.trim_start_matches('0'), *shown)).collect();
-        assert_eq!(last, [("1998", true), ("1999", false)]);
+        let failed = start + LAST_WORDS_AGE;
+        for (text, shown) in [("why", false), ("known", true), ("because", false)] {
+            ring.push(Line { text: text.to_owned(), shown, at: failed });
+        }
+        assert_eq!(ring.last_words(failed).collect::<Vec<_>>(), ["why", "because"]);
     }
 }

@@ -15,16 +15,15 @@ const RULE: &str = "------------------------------------------------------------
 /// Shows the block after every change that matters, for ever. Owned by the main task.
 pub(crate) async fn run(board: Board) {
     let mut facts = board.watch();
-    let mut shown = String::new();
+    let mut shown = None;
     loop {
         while let Ok(Ok(())) = tokio::time::timeout(SETTLE, facts.changed()).await {}
         let now = facts.borrow_and_update().clone();
         if is_settled(&now) {
-            // A service that keeps failing is told by its lines; the count alone is no reason for a new block.
-            let block = render(&without_counts(now.clone()));
-            if block != shown {
+            let news = essence(&now);
+            if shown.as_ref() != Some(&news) {
                 console::write(&render(&now));
-                shown = block;
+                shown = Some(news);
             }
         }
         if facts.changed().await.is_err() {
@@ -33,9 +32,16 @@ pub(crate) async fn run(board: Board) {
     }
 }
 
-fn without_counts(mut facts: Facts) -> Facts {
-    facts.services.values_mut().for_each(|service| service.failures = service.failures.min(1));
-    facts
+/// What a new block is worth showing for. Counts and status texts change all the time and have lines of their own; that the node has
+/// become Ready, or no longer is, is told apart from the rest of its status.
+fn essence(facts: &Facts) -> (bool, Facts) {
+    let node_ready = facts.node_ready();
+    let mut facts = facts.clone();
+    for service in facts.services.values_mut() {
+        service.failures = service.failures.min(1);
+        service.status = None;
+    }
+    (node_ready, facts)
 }
 
 /// Before the machine has a name, and while services start, there is news every second; the lines tell it. The block waits
@@ -97,6 +103,16 @@ mod tests {
     use super::*;
     use crate::board::Service;
     use crate::config::Role;
+
+    #[test]
+    fn a_new_status_text_is_no_news_but_readiness_is() {
+        let with = |status: &str| {
+            let service = Service { status: Some(status.to_owned()), ..Service::default() };
+            essence(&Facts { services: BTreeMap::from([("k3sd", service)]), ..Facts::default() })
+        };
+        assert!(with("node a Ready, no pods") == with("node a Ready, 1 pod running"));
+        assert!(with("node a Ready, no pods") != with("node a NotReady, no pods"));
+    }
 
     #[test]
     fn the_block_tells_role_address_services_and_problems() {

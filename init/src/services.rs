@@ -5,6 +5,7 @@ use std::time::Duration;
 use caps::Capability;
 
 use crate::board::Condition;
+use crate::config::Level;
 
 /// The CRI socket, at K3s's path.
 pub(crate) const CONTAINERD_SOCKET: &str = "/run/k3s/containerd/containerd.sock";
@@ -34,6 +35,8 @@ pub(crate) struct Service {
     pub(crate) without: &'static [Capability],
     /// How long it may take to end when asked.
     pub(crate) stop_timeout: Duration,
+    /// What the console counts the lines as that it calls `info`.
+    pub(crate) info_counts_as: Level,
 }
 
 /// How a service shows that it is ready.
@@ -88,6 +91,8 @@ pub(crate) const SERVER: &[Service] = &[
         oom_score_adj: -999,
         without: CONTAINERD_WITHOUT,
         stop_timeout: Duration::from_secs(20),
+        // Its shims tell of every plugin they load, for every pod.
+        info_counts_as: Level::Debug,
     },
     Service {
         name: "k3sd",
@@ -104,6 +109,7 @@ pub(crate) const SERVER: &[Service] = &[
         oom_score_adj: -999,
         without: K3SD_WITHOUT,
         stop_timeout: Duration::from_secs(30),
+        info_counts_as: Level::Info,
     },
 ];
 

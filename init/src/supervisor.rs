@@ -116,7 +116,7 @@ enum Ended {
 
 impl Keeper {
     fn new(service: &'static Service, context: Context, stop: watch::Receiver<bool>) -> Self {
-        let log = Log::new(service.name, context.log_level);
+        let log = Log::new(service, context.log_level);
         Self { service, context, stop, log, logs: JoinSet::new() }
     }
 
