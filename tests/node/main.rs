@@ -100,7 +100,7 @@ fn a_deployment_runs_and_survives_the_death_of_containerd_and_of_k3sd() {
     });
     wait_for("page after the death of containerd", STEP, || fetch(&node.page(30080), "/"));
     wait_for("exec after the death of containerd", STEP, || {
-        node.kubectl.call(&["exec", "deployment/demo", "--", "/demo", "env"]).success.then_some(())
+        node.kubectl.call(&["exec", "deployment/demo", "--", "demo", "env"]).success.then_some(())
     });
     assert_eq!(before, container(&node), "the container was not touched");
     assert!(node.process.stop().success(), "it ends in order");

@@ -73,9 +73,14 @@ nsenter --net="/run/netns/$net" unshare --mount --pid --uts --ipc --fork --kill-
         mkdir -p "${K3SD%/*}" ".${K3SD%/*}"
         mount --bind "${K3SD%/*}" ".${K3SD%/*}"
         hostname skerry-native
-        mount --make-rshared .
+        # Not chroot: programs that enter the namespace later would see the host root.
+        mkdir -p .host
+        pivot_root . .host
+        cd /
+        umount --lazy /.host
+        mount --make-rshared /
         # Killing the shell with the namespace would give k3sd no time: hand it the signal and wait.
-        chroot . "$K3SD" server --node-ip "$NODE_IP" "$@" &
+        "$K3SD" server --node-ip "$NODE_IP" "$@" &
         child=$!
         trap "kill -TERM $child" TERM INT
         until ! kill -0 $child 2>/dev/null; do wait $child && status=0 || status=$?; done

@@ -63,12 +63,12 @@ pub fn travel(kubectl: &Kubectl, node: &str, page: &str, limit: Duration) {
         Some(kubectl.ok(&["logs", "deployment/journey"])).filter(|log| !log.is_empty())
     });
     assert!(log.contains("8080"), "{log}");
-    let environment = kubectl.ok(&["exec", &pod, "--", "/demo", "env"]);
+    let environment = kubectl.ok(&["exec", &pod, "--", "demo", "env"]);
     assert!(environment.contains("GREETING=hello from a config map"), "{environment}");
     assert!(environment.contains("KUBERNETES_SERVICE_HOST=10.43.0.1"), "{environment}");
     // From inside, by the Service's own address: the proxy serves pods, too.
     let address = kubectl.ok(&["get", "service", "journey", "-o", "jsonpath={.spec.clusterIP}"]);
-    let inside = kubectl.ok(&["exec", &pod, "--", "/demo", "fetch", &format!("http://{address}/")]);
+    let inside = kubectl.ok(&["exec", &pod, "--", "demo", "fetch", &format!("http://{address}/")]);
     assert!(inside.contains(&pod), "{inside}");
 
     let wide = kubectl.ok(&["get", "pods", "-o", "wide"]);
