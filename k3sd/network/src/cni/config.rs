@@ -180,16 +180,18 @@ struct RuntimeConfig {
     port_mappings: Option<Vec<PortMapping>>,
 }
 
-/// One entry of the `portMappings` capability.
+/// One entry of the `portMappings` capability. containerd sends the names of its Go fields (`HostPort`), which Go programs
+/// read in any case.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PortMapping {
-    #[serde(default)]
+    #[serde(default, alias = "HostPort")]
     pub(crate) host_port: u16,
+    #[serde(alias = "ContainerPort")]
     pub(crate) container_port: u16,
-    #[serde(default)]
+    #[serde(default, alias = "Protocol")]
     pub(crate) protocol: Protocol,
-    #[serde(default, rename = "hostIP")]
+    #[serde(default, rename = "hostIP", alias = "HostIP")]
     pub(crate) host_ip: String,
 }
 
@@ -299,6 +301,20 @@ mod tests {
         assert_eq!(network.bridge, "cni0");
         assert_eq!(network.data_dir, PathBuf::from("/var/lib/cni/networks/cbr0"));
         assert_eq!(network.subnets, ["10.42.0.0/24".parse::<IpNet>().unwrap()]);
+    }
+
+    #[test]
+    fn port_mappings_are_read_as_specified_and_as_containerd_writes_them() {
+        let parse = |mapping: &str| {
+            let input =
+                MINIMAL.replace('}', &format!(r#","runtimeConfig":{{"portMappings":[{mapping}]}}}}"#));
+            Network::parse(input.as_bytes()).unwrap().port_mappings
+        };
+        let specified = parse(r#"{"hostPort":1,"containerPort":2,"protocol":"udp","hostIP":"10.0.0.1"}"#);
+        let containerd = parse(r#"{"HostPort":1,"ContainerPort":2,"Protocol":"udp","HostIP":"10.0.0.1"}"#);
+        assert_eq!(specified, containerd);
+        assert_eq!(specified[0].protocol, Protocol::Udp);
+        assert!(parse(r#"{"HostPort":0,"ContainerPort":2,"Protocol":"tcp","HostIP":""}"#).is_empty());
     }
 
     #[test]
