@@ -277,7 +277,8 @@ impl Controller {
             return Ok(());
         }
         let change = json!({"metadata": {"annotations": {revision::ANNOTATION: revision}}});
-        let path = path::<Deployment>(&ObjectKey::of(&rollout.deployment));
+        // Through the status, so that the annotation does not count as a new generation.
+        let path = format!("{}/status", path::<Deployment>(&ObjectKey::of(&rollout.deployment)));
         let changed: Deployment = request::patch(&self.context.client, &path, Patch::Merge, &change).await?;
         rollout.deployment.metadata = changed.metadata;
         Ok(())
