@@ -26,15 +26,23 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_STREAMS: u32 = 1000;
 
 impl ApiServer {
-    /// Accept connections until `cancel`, then let requests in flight finish, within limits.
+    /// Accept connections until `cancel`, then let requests in flight finish, within limits. Fails when the watch cache has lost the
+    /// datastore: what is served would be old from then on.
     pub async fn serve(&self, listener: TcpListener, cancel: CancellationToken) -> io::Result<()> {
         let graceful = GracefulShutdown::new();
         let acceptor = TlsAcceptor::from(self.shared.tls.clone());
         let mut connections = JoinSet::new();
+        let mut stale = self.shared.stale.clone();
+        let mut outcome = Ok(());
         info!(address = %listener.local_addr()?, "api server listening");
         loop {
             let stream = tokio::select! {
                 () = cancel.cancelled() => break,
+                Ok(lost) = stale.wait_for(Option::is_some) => {
+                    let error = lost.clone().unwrap_or(datastore::Error::Closed);
+                    outcome = Err(io::Error::other(error));
+                    break;
+                }
                 accepted = listener.accept() => accepted,
                 Some(_) = connections.join_next() => continue,
             };
@@ -60,7 +68,7 @@ impl ApiServer {
             self.shared.tasks.close();
             self.shared.tasks.wait().await;
         }
-        Ok(())
+        outcome
     }
 }
 

@@ -12,6 +12,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use machinery::kinds::Resource;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -88,6 +89,8 @@ pub(crate) struct Shared {
     pub kubelets: KubeletTransport,
     pub metrics: Metrics,
     pub tls: Arc<rustls::ServerConfig>,
+    /// Set when the caches can no longer follow the datastore.
+    pub stale: watch::Receiver<Option<datastore::Error>>,
     pub extra: OnceLock<Arc<dyn ExtraRoutes>>,
     /// Tasks that outlive their request: spliced connections.
     pub tasks: TaskTracker,
@@ -120,7 +123,14 @@ impl ApiServer {
         let kubelets = KubeletTransport::new(&config)?;
         let (feed, feeder) = feed::start(datastore.clone(), registry.clone()).await?;
         let tasks = TaskTracker::new();
-        tasks.spawn(feeder.run(cancel.clone()).in_current_span());
+        let (stale_sender, stale) = watch::channel(None);
+        let feeding = cancel.clone();
+        let feeding = async move {
+            if let Err(error) = feeder.run(feeding).await {
+                stale_sender.send_replace(Some(error));
+            }
+        };
+        tasks.spawn(feeding.in_current_span());
         tasks.spawn(compactor::run(datastore.clone(), cancel.clone()).in_current_span());
         let allocators = Allocators::new(&config.service_cidrs, config.node_port_range.clone());
         allocators.adopt(&registry);
@@ -136,6 +146,7 @@ impl ApiServer {
             kubelets,
             metrics: Metrics::default(),
             tls,
+            stale,
             extra: OnceLock::new(),
             tasks,
             cancel,

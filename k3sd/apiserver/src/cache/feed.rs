@@ -6,7 +6,7 @@ use std::time::Duration;
 use datastore::{Datastore, Event, EventKind, Revision};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::Cache;
 use crate::registry::Registry;
@@ -89,15 +89,14 @@ pub(crate) async fn start(
 }
 
 impl Feeder {
-    /// Apply events until cancelled, or until the datastore ends the watch.
-    pub(crate) async fn run(mut self, cancel: CancellationToken) {
+    /// Apply events until cancelled. An error means that events were lost: the caches are stale from then on.
+    pub(crate) async fn run(mut self, cancel: CancellationToken) -> Result<(), datastore::Error> {
         loop {
             tokio::select! {
-                () = cancel.cancelled() => return,
+                () = cancel.cancelled() => return Ok(()),
                 batch = self.watch.recv() => match batch {
                     Some(batch) => self.apply(&batch),
-                    None if !self.reopen().await => return,
-                    None => {}
+                    None => self.reopen().await?,
                 },
                 Some((cache, done)) = self.additions.recv() => {
                     let filled = self.fill(&cache).await;
@@ -120,20 +119,11 @@ impl Feeder {
     }
 
     /// The watch lagged and was closed: go on from where it was.
-    async fn reopen(&mut self) -> bool {
+    async fn reopen(&mut self) -> Result<(), datastore::Error> {
         let from = Revision(*self.progress.borrow());
-        match self.datastore.watch(from).await {
-            Ok(watch) => {
-                warn!(rv = from.0, "datastore watch reopened");
-                self.watch = watch;
-                true
-            }
-            Err(datastore::Error::Closed) => false,
-            Err(error) => {
-                error!(%error, "the watch cache lost its datastore watch");
-                false
-            }
-        }
+        self.watch = self.datastore.watch(from).await?;
+        warn!(rv = from.0, "datastore watch reopened");
+        Ok(())
     }
 
     async fn fill(&self, cache: &Cache) -> Result<(), datastore::Error> {

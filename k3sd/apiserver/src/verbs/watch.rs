@@ -61,6 +61,7 @@ pub(crate) async fn run(call: Call) -> Result<Response, Status> {
         bookmarks: bookmarks(),
         headers_sent: false,
         out: VecDeque::new(),
+        after: 0,
         cursor: None,
         pulse,
         options,
@@ -119,6 +120,8 @@ struct Watcher {
     headers_sent: bool,
     /// Frames ready to go.
     out: VecDeque<Bytes>,
+    /// Changes up to this revision are not for this watcher: it knows them, though the cache may not yet.
+    after: i64,
     /// `None` once the stream ends after what is in `out`.
     cursor: Option<Cursor>,
     pulse: Receiver<u64>,
@@ -148,7 +151,10 @@ impl Watcher {
             };
             let cache = self.entry.cache.clone().ok_or_else(Status::method_not_allowed)?;
             match cache.cursor_after(from) {
-                Ok(cursor) => self.cursor = Some(cursor),
+                Ok(cursor) => {
+                    self.after = from;
+                    self.cursor = Some(cursor);
+                }
                 Err(too_old) => self.expire(from, too_old),
             }
         }
@@ -212,7 +218,7 @@ impl Watcher {
 
     /// Turn a change into what this watcher must see of it: an object that starts or stops matching is added or deleted.
     fn take(&mut self, change: &Change) {
-        if !change.key.starts_with(&self.prefix) {
+        if !change.key.starts_with(&self.prefix) || change.object.revision <= self.after {
             return;
         }
         let matches = |object: &Object| list::selected(&self.entry, &self.options, &change.key, object);
@@ -282,7 +288,7 @@ impl Watcher {
         // Progress is read first: every change up to it is in the ring by now.
         let progress = self.feed.revision();
         if self.follow() {
-            self.bookmark(progress, false);
+            self.bookmark(progress.max(self.after), false);
         }
     }
 

@@ -154,16 +154,17 @@ impl Server {
 
     pub(crate) async fn kubectl_as(&self, file: &str, arguments: &[&str], input: &str) -> Output {
         use tokio::io::AsyncWriteExt;
-        let mut child = tokio::process::Command::new("kubectl")
-            .arg(format!("--kubeconfig={}", self.dir.path().join(format!("{file}.kubeconfig")).display()))
-            .args(arguments)
-            .env("HOME", self.dir.path())
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("kubectl is installed");
+        let mut child =
+            tokio::process::Command::new(std::env::var_os("KUBECTL").unwrap_or_else(|| "kubectl".into()))
+                .arg(format!("--kubeconfig={}", self.dir.path().join(format!("{file}.kubeconfig")).display()))
+                .args(arguments)
+                .env("HOME", self.dir.path())
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()
+                .expect("kubectl is installed");
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(input.as_bytes()).await.unwrap();
         drop(stdin);
