@@ -1,16 +1,20 @@
 //! Admission: what the cluster's policies add to objects and refuse. A chain of plugins, first all that change the object, then,
 //! after validation, all that only look.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use machinery::status::Status;
 use serde_json::Value;
 
+use crate::authz::rbac::Rbac;
 use crate::strategy::Context;
 
 mod default_tolerations;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
+mod rbac_escalation;
 mod service_account;
 
 /// What is being done.
@@ -66,13 +70,14 @@ pub(crate) struct Admission(Vec<Box<dyn Plugin>>);
 
 impl Admission {
     /// The plugins that are always on, in upstream's order.
-    pub(crate) fn builtin() -> Self {
+    pub(crate) fn builtin(rbac: Arc<Rbac>) -> Self {
         Self(vec![
             Box::new(namespace_lifecycle::NamespaceLifecycle),
             Box::new(service_account::ServiceAccount),
             Box::new(node_restriction::NodeRestriction),
             Box::new(priority::Priority),
             Box::new(default_tolerations::DefaultTolerations),
+            Box::new(rbac_escalation::RbacEscalation(rbac)),
         ])
     }
 

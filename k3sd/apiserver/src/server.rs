@@ -85,7 +85,7 @@ pub(crate) struct Shared {
     pub allocators: Allocators,
     pub tokens: Tokens,
     pub admission: Admission,
-    pub rbac: Rbac,
+    pub rbac: Arc<Rbac>,
     pub kubelets: KubeletTransport,
     pub metrics: Metrics,
     pub tls: Arc<rustls::ServerConfig>,
@@ -134,6 +134,7 @@ impl ApiServer {
         tasks.spawn(compactor::run(datastore.clone(), cancel.clone()).in_current_span());
         let allocators = Allocators::new(&config.service_cidrs, config.node_port_range.clone());
         allocators.adopt(&registry);
+        let rbac = Arc::new(Rbac::default());
         let shared = Arc::new(Shared {
             config,
             datastore,
@@ -141,8 +142,8 @@ impl ApiServer {
             feed,
             allocators,
             tokens,
-            admission: Admission::builtin(),
-            rbac: Rbac::default(),
+            admission: Admission::builtin(rbac.clone()),
+            rbac,
             kubelets,
             metrics: Metrics::default(),
             tls,

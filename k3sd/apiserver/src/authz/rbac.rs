@@ -68,6 +68,31 @@ impl Rbac {
         self.index(objects).rules(user, namespace).map(Rule::to_value).collect()
     }
 
+    /// Of some rules in the API's form, the parts that no rule of the user covers: one verb on one resource (or path) each.
+    pub(crate) fn missing(
+        &self,
+        objects: &Registry,
+        user: &UserInfo,
+        namespace: &str,
+        rules: &[Value],
+    ) -> Vec<Value> {
+        let index = self.index(objects);
+        let parts = rules.iter().flat_map(|rule| Rule::from_value(rule).parts());
+        parts
+            .filter(|part| !index.rules(user, namespace).any(|own| own.allows(part)))
+            .map(|part| Rule::of_part(&part).to_value())
+            .collect()
+    }
+
+    /// The rules of a role in the API's form, with those it aggregates.
+    pub(crate) fn rules_of(objects: &Registry, role: &Value) -> Vec<Value> {
+        let mut cluster_roles = Vec::new();
+        if role.get("aggregationRule").is_some_and(Value::is_object) {
+            objects.for_each(GROUP, "clusterroles", "", |role| cluster_roles.push(role));
+        }
+        rules_of(role, &cluster_roles).iter().map(Rule::to_value).collect()
+    }
+
     /// The index as of the caches' newest changes.
     fn index(&self, objects: &Registry) -> Arc<Index> {
         let versions = RESOURCES.map(|plural| objects.last_modified(GROUP, plural));
@@ -197,6 +222,48 @@ impl Rule {
             value["resourceNames"] = json!(self.names);
         }
         value
+    }
+
+    /// The rule taken apart: every verb on every resource by every name, or on every path.
+    fn parts(&self) -> Vec<Attributes> {
+        let mut parts = Vec::new();
+        for verb in &self.verbs {
+            for path in &self.paths {
+                parts.push(Attributes { verb: verb.clone(), path: path.clone(), ..Attributes::default() });
+            }
+            for (group, resource) in
+                self.groups.iter().flat_map(|g| self.resources.iter().map(move |r| (g, r)))
+            {
+                let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+                let part = Attributes {
+                    verb: verb.clone(),
+                    is_resource: true,
+                    group: group.clone(),
+                    resource: resource.to_owned(),
+                    subresource: subresource.to_owned(),
+                    ..Attributes::default()
+                };
+                if self.names.is_empty() {
+                    parts.push(part);
+                } else {
+                    parts.extend(
+                        self.names.iter().map(|name| Attributes { name: name.clone(), ..part.clone() }),
+                    );
+                }
+            }
+        }
+        parts
+    }
+
+    /// The rule that is just this part.
+    fn of_part(part: &Attributes) -> Self {
+        let verbs = vec![part.verb.clone()];
+        if !part.is_resource {
+            return Self { verbs, paths: vec![part.path.clone()], ..Self::default() };
+        }
+        let names = if part.name.is_empty() { Vec::new() } else { vec![part.name.clone()] };
+        let resources = vec![part.resource_path()];
+        Self { verbs, groups: vec![part.group.clone()], resources, names, paths: Vec::new() }
     }
 
     /// True if the rule covers what is wanted.

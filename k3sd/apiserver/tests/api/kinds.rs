@@ -184,3 +184,54 @@ async fn addresses_and_ports_are_never_shared_also_after_a_restart() {
     assert!(addresses.insert(late["spec"]["clusterIP"].clone()), "a fresh address");
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_grants_what_they_do_not_have() {
+    const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+    let server = Server::start().await;
+    let role = |kind: &str, name: &str, rules: Value| json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": { "name": name }, "rules": rules });
+    let binding = |kind: &str, name: &str, role: &str| {
+        json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": { "name": name },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role },
+            "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ed" }] })
+    };
+    let own = json!([
+        { "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"], "verbs": ["create"] },
+        { "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles"], "resourceNames": ["view"], "verbs": ["bind"] },
+        { "apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"] },
+    ]);
+    let created = |answer: (StatusCode, Value)| assert_eq!(answer.0, StatusCode::CREATED, "{}", answer.1);
+    created(
+        server.call(Method::POST, &format!("{RBAC}/clusterroles"), role("ClusterRole", "editor", own)).await,
+    );
+    created(
+        server
+            .call(
+                Method::POST,
+                &format!("{RBAC}/clusterrolebindings"),
+                binding("ClusterRoleBinding", "ed", "editor"),
+            )
+            .await,
+    );
+    let as_ed = async |plural: &str, object: Value| {
+        let path = format!("{RBAC}/namespaces/default/{plural}");
+        let user = apiserver::UserInfo::new("ed", &[]);
+        server.call_as(user, Method::POST, &path, "application/json", &object.to_string()).await
+    };
+    let pods = |verb: &str| json!([{ "apiGroups": [""], "resources": ["pods"], "verbs": [verb] }]);
+    created(as_ed("roles", role("Role", "held", pods("get"))).await);
+    let (status, body) = as_ed("roles", role("Role", "more", pods("delete"))).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    let message = body["message"].as_str().unwrap();
+    assert!(
+        message.contains("is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"delete\"]}"),
+        "{message}"
+    );
+    assert_eq!(
+        as_ed("rolebindings", binding("RoleBinding", "all", "cluster-admin")).await.0,
+        StatusCode::FORBIDDEN
+    );
+    created(as_ed("rolebindings", binding("RoleBinding", "same", "editor")).await);
+    created(as_ed("rolebindings", binding("RoleBinding", "lent", "view")).await);
+    server.stop().await;
+}
