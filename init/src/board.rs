@@ -82,6 +82,8 @@ pub(crate) enum Condition {
     Network,
     /// The wanted kernel modules are loaded.
     Modules,
+    /// Another service has been started, ready or not.
+    Started(&'static str),
     /// Another service is ready.
     Service(&'static str),
 }
@@ -93,6 +95,10 @@ impl Facts {
             Condition::State => self.state.is_some(),
             Condition::Network => self.address.is_some(),
             Condition::Modules => self.modules_loaded,
+            Condition::Started(name) => self
+                .services
+                .get(name)
+                .is_some_and(|service| matches!(service.phase, Phase::Starting | Phase::Ready(_))),
             Condition::Service(name) => self.is_ready(name),
         }
     }

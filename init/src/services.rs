@@ -102,7 +102,8 @@ pub(crate) const SERVER: &[Service] = &[
             "--container-runtime-endpoint",
             "unix:///run/k3s/containerd/containerd.sock",
         ],
-        needs: &[Condition::State, Condition::Network, Condition::Modules, Condition::Service("containerd")],
+        // Started is enough: k3sd has much to do before it needs containerd, and waits for it then.
+        needs: &[Condition::State, Condition::Network, Condition::Modules, Condition::Started("containerd")],
         ready: Ready::Notify,
         cgroup: "/podruntime/k3s",
         leftovers: Leftovers::Kill,
@@ -113,19 +114,23 @@ pub(crate) const SERVER: &[Service] = &[
     },
 ];
 
+impl Service {
+    /// Whether it needs the service `name`.
+    fn builds_on(&self, name: &str) -> bool {
+        let names =
+            |need: &Condition| matches!(need, Condition::Started(n) | Condition::Service(n) if *n == name);
+        self.needs.iter().any(names)
+    }
+}
+
 /// The services in the order they are stopped: each before what it needs.
 pub(crate) fn stop_order(services: &'static [Service]) -> Vec<&'static Service> {
     let mut order: Vec<&Service> = Vec::new();
     // A service may go once nothing that still runs needs it; the table has no cycles, which a test holds it to.
     while order.len() < services.len() {
-        let next = services.iter().find(|candidate| {
-            let gone = |service: &Service| order.iter().any(|done| done.name == service.name);
-            !gone(candidate)
-                && services
-                    .iter()
-                    .all(|other| gone(other) || !other.needs.contains(&Condition::Service(candidate.name)))
-        });
-        match next {
+        let gone = |service: &Service| order.iter().any(|done| done.name == service.name);
+        let needed = |name: &str| services.iter().any(|other| !gone(other) && other.builds_on(name));
+        match services.iter().find(|candidate| !gone(candidate) && !needed(candidate.name)) {
             Some(service) => order.push(service),
             None => break,
         }
@@ -141,7 +146,7 @@ mod tests {
     fn every_needed_service_is_in_the_table_and_there_is_no_cycle() {
         for service in SERVER {
             for need in service.needs {
-                if let Condition::Service(name) = need {
+                if let Condition::Started(name) | Condition::Service(name) = need {
                     assert!(SERVER.iter().any(|other| other.name == *name), "{} needs {name}", service.name);
                 }
             }
