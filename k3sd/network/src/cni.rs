@@ -125,7 +125,7 @@ async fn reserve(network: &Network, target: &Target) -> Result<Attachment, Error
         id: target.id.clone(),
         namespace: target.namespace()?.clone(),
         addresses: Vec::new(),
-        port_mappings: network.port_mappings.clone(),
+        port_mappings: network.port_mappings()?,
     };
     let (reserved, gone) = {
         let store = Store::lock(&network.data_dir)?;

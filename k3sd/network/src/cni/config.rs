@@ -177,7 +177,7 @@ struct Written {
 #[serde(rename_all = "camelCase")]
 struct RuntimeConfig {
     #[serde(default)]
-    port_mappings: Option<Vec<PortMapping>>,
+    port_mappings: serde_json::Value,
 }
 
 /// One entry of the `portMappings` capability. containerd sends the names of its Go fields (`HostPort`), which Go programs
@@ -232,8 +232,8 @@ pub(crate) struct Network {
     pub(crate) subnets: Vec<IpNet>,
     /// Directory of this network's reservations.
     pub(crate) data_dir: PathBuf,
-    /// The wanted host ports; entries without a host port are dropped.
-    pub(crate) port_mappings: Vec<PortMapping>,
+    /// As written: only ADD reads it, so that a container with unreadable ports can still be taken away.
+    port_mappings: serde_json::Value,
     pub(crate) has_previous_result: bool,
     /// For GC: what the runtime still knows of.
     pub(crate) valid_attachments: Vec<AttachmentId>,
@@ -246,7 +246,6 @@ impl Network {
         check_name(&written.name)?;
         check_subnets(&written.subnets)?;
         let data_dir = written.data_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR));
-        let mappings = written.runtime_config.port_mappings.unwrap_or_default();
         Ok(Self {
             version,
             bridge: written.bridge.unwrap_or_else(|| DEFAULT_BRIDGE.to_owned()),
@@ -256,10 +255,17 @@ impl Network {
             force_address: written.force_address,
             subnets: written.subnets.iter().map(IpNet::trunc).collect(),
             data_dir: data_dir.join(&written.name),
-            port_mappings: mappings.into_iter().filter(|mapping| mapping.host_port != 0).collect(),
+            port_mappings: written.runtime_config.port_mappings,
             has_previous_result: written.prev_result.is_some(),
             valid_attachments: written.valid_attachments,
         })
+    }
+
+    /// The wanted host ports; entries without a host port are dropped.
+    pub(crate) fn port_mappings(&self) -> Result<Vec<PortMapping>, Error> {
+        let mappings: Option<Vec<PortMapping>> =
+            serde_json::from_value(self.port_mappings.clone()).map_err(Error::Decode)?;
+        Ok(mappings.into_iter().flatten().filter(|mapping| mapping.host_port != 0).collect())
     }
 }
 
@@ -308,7 +314,7 @@ mod tests {
         let parse = |mapping: &str| {
             let input =
                 MINIMAL.replace('}', &format!(r#","runtimeConfig":{{"portMappings":[{mapping}]}}}}"#));
-            Network::parse(input.as_bytes()).unwrap().port_mappings
+            Network::parse(input.as_bytes()).unwrap().port_mappings().unwrap()
         };
         let specified = parse(r#"{"hostPort":1,"containerPort":2,"protocol":"udp","hostIP":"10.0.0.1"}"#);
         let containerd = parse(r#"{"HostPort":1,"ContainerPort":2,"Protocol":"udp","HostIP":"10.0.0.1"}"#);

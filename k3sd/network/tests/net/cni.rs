@@ -105,6 +105,18 @@ fn del_releases_everything_twice_over_and_without_a_namespace() {
 }
 
 #[test]
+fn a_container_with_unreadable_ports_is_refused_and_can_be_taken_away() {
+    on_a_node(|| {
+        let plugin = Plugin::new(json!(["10.42.0.0/24"]));
+        let pod = Space::new();
+        let extra = json!({"runtimeConfig": {"portMappings": [{"hostPort": 80, "containerPort": 80, "protocol": "x"}]}});
+        let error = plugin.run("ADD", "a", Some(&pod.path()), extra.clone()).unwrap_err();
+        assert_eq!(error["code"], 6);
+        plugin.run("DEL", "a", Some(&pod.path()), extra).unwrap();
+    });
+}
+
+#[test]
 fn a_failed_add_leaves_nothing_behind() {
     on_a_node(|| {
         let plugin = Plugin::new(json!(["10.42.0.0/24"]));

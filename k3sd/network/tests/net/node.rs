@@ -31,7 +31,7 @@ impl Node {
     fn start() -> Self {
         let node = Self {
             api: Api::default(),
-            plugin: Plugin::new(json!(["10.42.0.0/24"])),
+            plugin: Plugin::new(json!(["10.42.0.0/24", "fd00:42::/64"])),
             outside: Space::new(),
             directory: tempfile::tempdir().unwrap(),
             cancel: CancellationToken::new(),
@@ -69,6 +69,7 @@ impl Node {
     }
 
     fn endpoints(&self, service: &str, protocol: &str, addresses: &[(&str, &str)]) {
+        let family = if addresses.iter().any(|(address, _)| address.contains(':')) { "IPv6" } else { "IPv4" };
         let endpoints: Vec<Value> = addresses
             .iter()
             .map(|(address, node)| json!({"addresses": [address], "nodeName": node, "conditions": {"ready": true}}))
@@ -77,7 +78,7 @@ impl Node {
             SLICES,
             json!({
                 "metadata": {"name": service, "labels": {"kubernetes.io/service-name": service}},
-                "addressType": "IPv4", "endpoints": endpoints,
+                "addressType": family, "endpoints": endpoints,
                 "ports": [{"name": "", "port": 8080, "protocol": protocol}],
             }),
         );
@@ -95,7 +96,7 @@ impl Drop for Node {
 
 async fn components(api: &Api, directory: &Path, cancel: CancellationToken) {
     let informers = Informers::new(api.client(), cancel.clone());
-    let cluster_cidrs = vec!["10.42.0.0/16".parse().unwrap()];
+    let cluster_cidrs = vec!["10.42.0.0/16".parse().unwrap(), "fd00:42::/56".parse().unwrap()];
     let mut agent_config = agent::Config::new("here", cluster_cidrs.clone());
     agent_config.cni_conf_dir = directory.join("net.d");
     agent_config.cni_bin_dir = directory.join("bin");
@@ -293,6 +294,30 @@ fn rules_that_others_removed_come_back_with_the_next_change_and_stale_ones_go_at
         node.cancel.cancel();
         node.task.take().unwrap().join().unwrap();
         assert_eq!(server(get("10.43.0.5:80")), "a");
+    });
+}
+
+#[test]
+fn ipv6_services_have_a_table_of_their_own() {
+    on_a_node(|| {
+        let mut node = Node::start();
+        let (a, b) = (node.pod("a", "10.42.0.2"), node.pod("b", "10.42.0.3"));
+        a.serve("[fd00:42::2]:8080", "a6");
+        node.service(
+            "web",
+            json!({
+                "type": "NodePort", "clusterIP": "fd00:43::5", "ipFamilies": ["IPv6"],
+                "ports": [{"port": 80, "nodePort": 30080}],
+            }),
+        );
+        node.endpoints("web", "TCP", &[("fd00:42::2", "here")]);
+        node.run();
+        eventually("the rules are there", || b.get("[fd00:43::5]:80").is_ok());
+        assert_eq!(client(b.get("[fd00:43::5]:80")), "fd00:42::3", "pods keep their address");
+        assert_eq!(server(a.get("[fd00:43::5]:80")), "a6", "a pod reaches itself");
+        assert_eq!(server(b.get("[fd00:42::1]:30080")), "a6");
+        assert_eq!(server(get("[fd00:42::1]:30080")), "a6");
+        assert!(!nft("list table ip skerry-services").contains("30080"));
     });
 }
 

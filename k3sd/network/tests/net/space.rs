@@ -1,11 +1,10 @@
 //! Network namespaces for tests, and small TCP servers and clients that live in them.
 
-use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -55,23 +54,31 @@ pub(crate) fn nft(arguments: &str) -> String {
     String::from_utf8(output.stdout).expect("nft prints text")
 }
 
-/// A namespace that lives as long as this value.
+/// A namespace that lives as long as this value: a thread sits in it.
 pub(crate) struct Space {
-    file: File,
+    path: PathBuf,
+    leave: Option<mpsc::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Space {
     pub(crate) fn new() -> Self {
-        let make = || {
+        let (tell, told) = mpsc::channel();
+        let (leave, left) = mpsc::channel::<()>();
+        let sit = move || {
             unshare(CloneFlags::CLONE_NEWNET).expect("the test got here");
-            File::open("/proc/thread-self/ns/net").expect("proc is mounted")
+            let myself = std::fs::read_link("/proc/thread-self").expect("proc is mounted");
+            tell.send(Path::new("/proc").join(myself).join("ns/net")).expect("somebody waits");
+            // Ends when the other side is dropped.
+            let _ = left.recv();
         };
-        Self { file: thread::spawn(make).join().expect("made") }
+        let thread = thread::spawn(sit);
+        Self { path: told.recv().expect("the thread tells"), leave: Some(leave), thread: Some(thread) }
     }
 
     /// A path by which other processes can open it, too.
     pub(crate) fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
+        self.path.clone()
     }
 
     pub(crate) fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
@@ -98,6 +105,15 @@ impl Space {
     /// Connects from in here.
     pub(crate) fn get(&self, address: &str) -> Result<Answer, String> {
         self.enter(|| get(address))
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        drop(self.leave.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
