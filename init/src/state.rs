@@ -183,7 +183,9 @@ async fn on_disk(found: Found, board: &Board, reaper: &Reaper) -> Result<String>
         }
     };
     let node = device.node();
-    mount(Some(&node), MOUNT_POINT, Some("ext4"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, None::<&str>)
+    // No access times: flash wears out. After a write error nothing more is written, so that nothing more is lost.
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
+    mount(Some(&node), MOUNT_POINT, Some("ext4"), flags, Some("errors=remount-ro"))
         .map_err(io::Error::from)
         .with_context(|| format!("failed to mount STATE from {}", node.display()))?;
     grow(&device, board, reaper).await;
