@@ -241,7 +241,7 @@ impl Resolved {
     fn set(&mut self, place: String, key: &str, value: Option<&str>) {
         let Some(known) = KEYS.iter().find(|known| known.name == key) else {
             let names: Vec<_> = KEYS.iter().map(|known| known.name).collect();
-            return self.mistake(place, format!("unknown key; the keys are {}", names.join(", ")));
+            return self.mistake(place, format!("unknown key; allowed are {}", names.join(", ")));
         };
         match (known.set)(&mut self.config, value.unwrap_or_default()) {
             // A later source that is right makes good what an earlier one got wrong.
@@ -278,10 +278,10 @@ fn parse_role(text: &str) -> Result<Role, String> {
     match text {
         "server" => Ok(Role::Server),
         "agent" => Err("this version cannot join a cluster yet, so the role agent is not available; \
-                        the only role is server"
+                        allowed is server"
             .to_owned()),
-        "" => Err("needs a value; the only role is server".to_owned()),
-        other => Err(format!("there is no role {other:?}; the only role is server")),
+        "" => Err("needs a value; allowed is server".to_owned()),
+        other => Err(format!("there is no role {other:?}; allowed is server")),
     }
 }
 
@@ -338,7 +338,7 @@ fn non_empty(text: &str) -> Result<String, String> {
 fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
     choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
         let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-        format!("{text:?} is not one of {}", names.join(", "))
+        format!("{text:?} is not allowed; allowed are {}", names.join(", "))
     })
 }
 

@@ -161,7 +161,7 @@ impl Machine {
         say!(
             "maintenance: no service is started; correct this and restart (Ctrl-Alt-Del or the power button)"
         );
-        say!("maintenance: what can be set:");
+        say!("maintenance: allowed settings:");
         for line in config::help() {
             say!("maintenance:   {line}");
         }

@@ -41,9 +41,9 @@ fn every_mistake_is_reported_at_once_with_its_source_and_what_is_allowed() {
     assert_eq!(messages.len(), 5, "{messages:?}");
     assert_eq!(
         messages[0],
-        "kernel command line: skerry.rol: unknown key; the keys are role, hostname, ip, interface, root, state, log"
+        "kernel command line: skerry.rol: unknown key; allowed are role, hostname, ip, interface, root, state, log"
     );
-    assert!(messages[2].contains("\"floppy\" is not one of auto, disk, ram"), "{messages:?}");
+    assert!(messages[2].contains("\"floppy\" is not allowed; allowed are auto, disk, ram"), "{messages:?}");
 }
 
 #[test]
