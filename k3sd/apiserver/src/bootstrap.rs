@@ -1,13 +1,15 @@
 //! Objects that every cluster has. Written at each start where they are missing, so that deleting one heals.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::{select_all, try_join_all};
 use machinery::meta;
 use machinery::status::Status;
 use serde_json::{Value, json};
 use tracing::{debug, warn};
 
+use crate::cache::Cache;
 use crate::options::WriteOptions;
 use crate::server::{Shared, StartError};
 use crate::user::{MASTERS, UserInfo};
@@ -17,22 +19,74 @@ use crate::verbs::update::{self, Target};
 mod roles;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+/// The service of the API server, as `namespace/name`.
+const KUBERNETES: &str = "default/kubernetes";
+const RETRY: Duration = Duration::from_secs(10);
 const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// Make sure that everything is there.
 pub(crate) async fn ensure(shared: &Arc<Shared>) -> Result<(), StartError> {
-    let namespaces = NAMESPACES
-        .map(|name| json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } }));
-    all_present(shared, "", "namespaces", "", namespaces.to_vec()).await?;
     // Together, so that they share the datastore's commits.
     let (roles, bindings) = (roles::cluster_roles(), roles::cluster_role_bindings());
     futures::try_join!(
         all_present(shared, RBAC, "clusterroles", "", roles),
         all_present(shared, RBAC, "clusterrolebindings", "", bindings),
         all_present(shared, "scheduling.k8s.io", "priorityclasses", "", priority_classes()),
-        kubernetes_service(shared),
+        namespaces_and_service(shared),
     )?;
     Ok(())
+}
+
+async fn namespaces_and_service(shared: &Arc<Shared>) -> Result<(), StartError> {
+    let namespace = |name| json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
+    all_present(shared, "", "namespaces", "", NAMESPACES.map(namespace).to_vec()).await?;
+    kubernetes_service(shared).await
+}
+
+/// Bring back what somebody deletes while the server runs: the `kubernetes` service with its endpoints, and the system namespaces
+/// (upstream's `kubernetesservice` and `systemnamespaces` controllers). Wakes when one of these kinds changes, and looks only
+/// whether they are there.
+pub(crate) async fn keep(shared: Arc<Shared>) {
+    let kept = kept_keys(&shared);
+    let mut pulses: Vec<_> = kept.iter().map(|(cache, _)| cache.subscribe()).collect();
+    loop {
+        let changed = select_all(pulses.iter_mut().map(|pulse| Box::pin(pulse.changed())));
+        tokio::select! {
+            () = shared.cancel.cancelled() => return,
+            _ = changed => {}
+        }
+        if kept.iter().all(|(cache, keys)| keys.iter().all(|key| cache.get(key).is_some())) {
+            continue;
+        }
+        if let Err(error) = namespaces_and_service(&shared).await {
+            let error = crate::errors::chain(&error);
+            warn!(error, "failed to bring back the cluster's own objects");
+            // What failed now (a full disk) will not be better at once.
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// What is kept, by cache. Endpoints that could not be published at start are not missed later.
+fn kept_keys(shared: &Shared) -> Vec<(Arc<Cache>, Vec<&'static str>)> {
+    let tables = shared.registry.tables();
+    let wanted: [(&str, &str, &[&'static str]); 4] = [
+        ("", "namespaces", &NAMESPACES),
+        ("", "services", &[KUBERNETES]),
+        ("", "endpoints", &[KUBERNETES]),
+        ("discovery.k8s.io", "endpointslices", &[KUBERNETES]),
+    ];
+    let cache_of = |group, plural| tables.find_any(group, plural).and_then(|entry| entry.cache.clone());
+    wanted
+        .into_iter()
+        .filter_map(|(group, plural, keys)| {
+            let published = keys.iter().all(|key| {
+                let (namespace, name) = key.split_once('/').unwrap_or(("", key));
+                shared.registry.contains(group, plural, namespace, name)
+            });
+            cache_of(group, plural).filter(|_| published).map(|cache| (cache, keys.to_vec()))
+        })
+        .collect()
 }
 
 /// The identity behind the server's own writes.

@@ -153,6 +153,11 @@ impl ApiServer {
             cancel,
         });
         bootstrap::ensure(&shared).await?;
+        // So that what was just written is seen as there.
+        let written = shared.datastore.revision().await?;
+        // The feed takes it from here if it is slow.
+        let _slow = shared.feed.wait(written.0).await;
+        shared.tasks.spawn(bootstrap::keep(shared.clone()).in_current_span());
         Ok(Self { shared })
     }
 

@@ -15,6 +15,7 @@ use crate::verbs::update::{self, Target};
 use crate::{negotiate, present};
 
 mod binding;
+pub(crate) mod component_status;
 mod eviction;
 mod proxy;
 mod reviews;

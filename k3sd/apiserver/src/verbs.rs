@@ -6,7 +6,7 @@ use machinery::status::Status;
 
 use crate::pipeline::Call;
 use crate::respond::Response;
-use crate::subresources;
+use crate::subresources::{self, component_status};
 
 pub(crate) mod create;
 pub(crate) mod delete;
@@ -39,6 +39,7 @@ pub(crate) async fn dispatch(call: Call) -> Result<Response, Status> {
         }
         // Boxed, so that no verb's state makes every request's future large.
         let answer: Answer = match call.info.verb {
+            "get" | "list" if !resource.is_stored() => Box::pin(component_status::run(call)),
             "create" if !resource.is_stored() => Box::pin(subresources::create_virtual(call)),
             "create" => Box::pin(create::run(call)),
             "get" => Box::pin(get::run(call)),

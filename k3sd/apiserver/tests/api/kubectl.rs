@@ -29,6 +29,9 @@ async fn kubectl_creates_changes_watches_and_deletes() {
     assert_eq!(got, r#"{"a":"1","b":"2","c":"3","colour":"green"}"#);
     let table = server.ok(&["get", "configmaps", "-A"], "").await;
     assert!(table.contains("NAMESPACE") && table.contains("settings"), "{table}");
+    server.ok(&["delete", "service", "kubernetes"], "").await;
+    server.ok(&["wait", "--for=create", "service/kubernetes", "--timeout=10s"], "").await;
+    assert!(server.ok(&["get", "componentstatuses"], "").await.contains("etcd-0"));
     server.ok(&["delete", "configmap", "settings"], "").await;
     let gone = server.kubectl(&["get", "configmap", "settings"]).await;
     assert!(String::from_utf8_lossy(&gone.stderr).contains("configmaps \"settings\" not found"));
