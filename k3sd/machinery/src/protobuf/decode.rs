@@ -1,202 +1,322 @@
-//! From protobuf to JSON values.
+//! From bytes to objects. Bytes come from anybody: every fault is an error, and nesting is limited.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::wire::{Field as Raw, Reader};
-use super::{Field, JSON_SCHEMA, Kind, Label, MAGIC, ProtobufError, Special, message_of, messages};
+use super::table::{self, Field, Label, Message, MessageId, Table, Wire};
+use super::wire::{Fault, Raw, Reader};
+use super::{Error, MAGIC};
 use crate::meta;
 
-/// Deeper nesting than any kind has; CRD schemas are the deepest.
+/// Go's zero time, in seconds.
+const ZERO_TIME: i64 = -62_135_596_800;
+/// As many levels as the JSON parser allows.
 const MAX_DEPTH: usize = 128;
 
-pub(super) fn body(bytes: &[u8]) -> Result<Value, ProtobufError> {
-    let envelope = bytes.strip_prefix(MAGIC).ok_or(ProtobufError::Magic)?;
-    let (mut api_version, mut kind, mut raw) = (String::new(), String::new(), &[][..]);
-    let mut reader = Reader(envelope);
-    while let Some((number, field)) = reader.next()? {
-        match (number, field) {
-            (1, Raw::Bytes(type_meta)) => {
-                let mut reader = Reader(type_meta);
-                while let Some((number, field)) = reader.next()? {
-                    match (number, field) {
-                        (1, Raw::Bytes(bytes)) => api_version = text(bytes, "apiVersion")?,
-                        (2, Raw::Bytes(bytes)) => kind = text(bytes, "kind")?,
-                        _ => {}
-                    }
-                }
-            }
-            (2, Raw::Bytes(bytes)) => raw = bytes,
-            _ => {}
-        }
+/// `runtime.Unknown`: what a document is, and its bytes.
+#[derive(Default)]
+struct Unknown<'a> {
+    api_version: &'a str,
+    kind: &'a str,
+    raw: &'a [u8],
+    encoding: &'a str,
+}
+
+pub(super) fn document(bytes: &[u8], expected: (&str, &str), depth: usize) -> Result<Value, Error> {
+    let body = bytes.strip_prefix(MAGIC).ok_or(Error::NotProtobuf)?;
+    let malformed = |fault| Error::Malformed { message: "apimachinery.pkg.runtime.Unknown", fault };
+    let unknown = Unknown::read(body).map_err(malformed)?;
+    if !unknown.encoding.is_empty() {
+        return Err(malformed(Fault::Nested));
     }
-    let Some(type_name) = message_of(&api_version, &kind) else {
-        return Err(ProtobufError::Kind { api_version, kind });
+    let or = |given: &'_ str, other: &str| if given.is_empty() { other.to_owned() } else { given.to_owned() };
+    let (api_version, kind) = (or(unknown.api_version, expected.0), or(unknown.kind, expected.1));
+    let table = table::builtin();
+    let Some(id) = table.of_kind(&api_version, &kind) else {
+        return Err(Error::UnknownKind { api_version, kind });
     };
     let mut object = Map::new();
-    message_into(type_name, raw, &mut object, 0)?;
+    Decoder { table, depth }.message(id, unknown.raw, &mut object)?;
     object.insert("apiVersion".to_owned(), api_version.into());
     object.insert("kind".to_owned(), kind.into());
     Ok(Value::Object(object))
 }
 
-fn message(type_name: &str, bytes: &[u8], depth: usize) -> Result<Value, ProtobufError> {
-    if let Some(special) = Special::of(type_name) {
-        return self::special(special, type_name, bytes, depth);
+impl<'a> Unknown<'a> {
+    fn read(bytes: &'a [u8]) -> Result<Self, Fault> {
+        let mut unknown = Self::default();
+        let mut reader = Reader(bytes);
+        while let Some((number, raw)) = reader.field()? {
+            match number {
+                1 => unknown.type_meta(raw.bytes()?)?,
+                2 => unknown.raw = raw.bytes()?,
+                3 => unknown.encoding = raw.text()?,
+                _ => {}
+            }
+        }
+        Ok(unknown)
     }
-    let mut object = Map::new();
-    message_into(type_name, bytes, &mut object, depth)?;
-    Ok(Value::Object(object))
+
+    fn type_meta(&mut self, bytes: &'a [u8]) -> Result<(), Fault> {
+        let mut reader = Reader(bytes);
+        while let Some((number, raw)) = reader.field()? {
+            match number {
+                1 => self.api_version = raw.text()?,
+                2 => self.kind = raw.text()?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
-fn message_into(
-    type_name: &str,
-    bytes: &[u8],
-    object: &mut Map<String, Value>,
+#[derive(Clone, Copy)]
+struct Decoder {
+    table: &'static Table,
     depth: usize,
-) -> Result<(), ProtobufError> {
-    if depth > MAX_DEPTH {
-        return Err(ProtobufError::Truncated);
+}
+
+impl Decoder {
+    fn deeper(self) -> Result<Self, Fault> {
+        let depth = self.depth + 1;
+        if depth > MAX_DEPTH { Err(Fault::Depth) } else { Ok(Self { depth, ..self }) }
     }
-    let Some(known) = messages().get(type_name) else { return Ok(()) };
-    let mut reader = Reader(bytes);
-    while let Some((number, raw)) = reader.next()? {
-        let Ok(at) = known.fields.binary_search_by_key(&number, |field| field.number) else { continue };
-        let field = &known.fields[at];
-        match (field.label, field.kind, raw) {
-            (Label::Embedded, Kind::Message(name), Raw::Bytes(bytes)) => {
-                message_into(name, bytes, object, depth + 1)?
+
+    /// The fields of a message, into the object that stands for it.
+    fn message(self, id: MessageId, bytes: &[u8], object: &mut Map<String, Value>) -> Result<(), Error> {
+        let message = self.table.message(id);
+        let malformed = |fault| Error::Malformed { message: message.name, fault };
+        let deeper = self.deeper().map_err(malformed)?;
+        let mut reader = Reader(bytes);
+        while let Some((number, raw)) = reader.field().map_err(malformed)? {
+            // Unknown fields are skipped: they are those of other versions.
+            if let Some(field) = message.field(number) {
+                deeper.field(message, field, raw, object)?;
             }
-            (Label::Map, _, Raw::Bytes(bytes)) => {
-                let (key, value) = entry(field, bytes, depth)?;
-                meta::child_mut(object, field.name).insert(key, value);
+        }
+        Ok(())
+    }
+
+    fn field(
+        self,
+        message: &Message,
+        field: &Field,
+        raw: Raw<'_>,
+        object: &mut Map<String, Value>,
+    ) -> Result<(), Error> {
+        let malformed = |fault| Error::Malformed { message: message.name, fault };
+        match (field.label, field.wire) {
+            (Label::Inline, Wire::Message(id)) => {
+                self.message(id, raw.bytes().map_err(malformed)?, object)?;
             }
-            (Label::Many, _, raw) => {
-                let list = object.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
-                if let Value::Array(list) = list {
-                    elements(field, raw, list, depth)?;
+            (Label::One, Wire::Message(id)) => {
+                // A message that comes twice is merged.
+                let nested = object.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
+                if let Value::Object(nested) = nested {
+                    self.message(id, raw.bytes().map_err(malformed)?, nested)?;
                 }
             }
-            _ => {
-                let value = self::value(field.kind, field.name, raw, depth)?;
+            (Label::One | Label::Inline, wire) => {
+                let value = self.value(message, wire, raw)?;
                 object.insert(field.name.to_owned(), value);
             }
-        }
-    }
-    Ok(())
-}
-
-/// One element of a list, or several numbers in one packed field.
-fn elements(field: &Field, raw: Raw<'_>, list: &mut Vec<Value>, depth: usize) -> Result<(), ProtobufError> {
-    match (field.kind, raw) {
-        (Kind::Int | Kind::Bool, Raw::Bytes(packed)) => {
-            let mut reader = Reader(packed);
-            while !reader.0.is_empty() {
-                let number = Raw::Varint(reader.varint()?);
-                list.push(value(field.kind, field.name, number, depth)?);
+            (Label::Repeated, wire) => {
+                let list = object.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
+                if let Value::Array(list) = list {
+                    self.repeated(message, wire, raw, list)?;
+                }
+            }
+            (Label::Map, wire) => {
+                let (key, value) = self.entry(message, wire, raw.bytes().map_err(malformed)?)?;
+                let map = object.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
+                if let Value::Object(map) = map {
+                    map.insert(key, value);
+                }
             }
         }
-        (kind, raw) => list.push(value(kind, field.name, raw, depth)?),
+        Ok(())
     }
-    Ok(())
+
+    /// One element, or many numbers packed together.
+    fn repeated(
+        self,
+        message: &Message,
+        wire: Wire,
+        raw: Raw<'_>,
+        list: &mut Vec<Value>,
+    ) -> Result<(), Error> {
+        let malformed = |fault| Error::Malformed { message: message.name, fault };
+        match (wire, raw) {
+            (Wire::Bool | Wire::Int32 | Wire::Int64, Raw::Bytes(packed)) => {
+                let mut reader = Reader(packed);
+                while !reader.0.is_empty() {
+                    let raw = Raw::Varint(reader.varint().map_err(malformed)?);
+                    list.push(self.value(message, wire, raw)?);
+                }
+            }
+            _ => list.push(self.value(message, wire, raw)?),
+        }
+        Ok(())
+    }
+
+    fn entry(self, message: &Message, wire: Wire, bytes: &[u8]) -> Result<(String, Value), Error> {
+        let malformed = |fault| Error::Malformed { message: message.name, fault };
+        let (mut key, mut value) = ("", Raw::Bytes(&[]));
+        let mut reader = Reader(bytes);
+        while let Some((number, raw)) = reader.field().map_err(malformed)? {
+            match number {
+                1 => key = raw.text().map_err(malformed)?,
+                2 => value = raw,
+                _ => {}
+            }
+        }
+        Ok((key.to_owned(), self.value(message, wire, value)?))
+    }
+
+    fn value(self, message: &Message, wire: Wire, raw: Raw<'_>) -> Result<Value, Error> {
+        let malformed = |fault| Error::Malformed { message: message.name, fault };
+        match wire {
+            Wire::Message(id) => self.object(id, raw.bytes().map_err(malformed)?),
+            Wire::Json => self.json(message, raw.bytes().map_err(malformed)?),
+            Wire::SchemaOrBool(id) | Wire::SchemaOrList(id) | Wire::SchemaOrTexts(id) => {
+                let deeper = self.deeper().map_err(malformed)?;
+                deeper.schema_or(message, wire, id, raw.bytes().map_err(malformed)?)
+            }
+            _ => leaf(wire, raw).map_err(malformed),
+        }
+    }
+
+    fn object(self, id: MessageId, bytes: &[u8]) -> Result<Value, Error> {
+        let mut object = Map::new();
+        self.message(id, bytes, &mut object)?;
+        Ok(Value::Object(object))
+    }
+
+    /// JSON text in its message; objects in lists of anything may also be documents.
+    fn json(self, message: &Message, bytes: &[u8]) -> Result<Value, Error> {
+        let malformed = |fault| Error::Malformed { message: message.name, fault };
+        let text = only(bytes, 1).map_err(malformed)?;
+        if text.is_empty() {
+            return Ok(Value::Null);
+        }
+        if text.starts_with(MAGIC) {
+            let deeper = self.deeper().map_err(malformed)?;
+            return document(text, ("", ""), deeper.depth);
+        }
+        serde_json::from_slice(text).map_err(|_| malformed(Fault::Json))
+    }
+
+    /// The three types of JSON schemas that are a schema or something else.
+    fn schema_or(self, message: &Message, wire: Wire, id: MessageId, bytes: &[u8]) -> Result<Value, Error> {
+        let malformed = |fault| Error::Malformed { message: message.name, fault };
+        let (mut schema, mut list, mut allows) = (None, Vec::new(), false);
+        let schema_number = if matches!(wire, Wire::SchemaOrBool(_)) { 2 } else { 1 };
+        let mut reader = Reader(bytes);
+        while let Some((number, raw)) = reader.field().map_err(malformed)? {
+            match (wire, number) {
+                (_, number) if number == schema_number => {
+                    schema = Some(self.object(id, raw.bytes().map_err(malformed)?)?);
+                }
+                (Wire::SchemaOrBool(_), 1) => allows = raw.varint().map_err(malformed)? != 0,
+                (Wire::SchemaOrList(_), 2) => list.push(self.object(id, raw.bytes().map_err(malformed)?)?),
+                (Wire::SchemaOrTexts(_), 2) => list.push(raw.text().map_err(malformed)?.into()),
+                _ => {}
+            }
+        }
+        Ok(match (schema, wire) {
+            (_, Wire::SchemaOrList(_) | Wire::SchemaOrTexts(_)) if !list.is_empty() => Value::Array(list),
+            (Some(schema), _) => schema,
+            (None, Wire::SchemaOrBool(_)) => allows.into(),
+            (None, _) => Value::Null,
+        })
+    }
 }
 
-/// Key and value of a map entry; either may be left out when empty.
-fn entry(field: &Field, bytes: &[u8], depth: usize) -> Result<(String, Value), ProtobufError> {
-    let mut key = String::new();
-    let mut found = match field.kind {
-        Kind::Message(name) => message(name, &[], depth + 1)?,
-        _ => Value::String(String::new()),
-    };
+/// A value without values of its own.
+fn leaf(wire: Wire, raw: Raw<'_>) -> Result<Value, Fault> {
+    Ok(match wire {
+        Wire::String => raw.text()?.into(),
+        Wire::Bytes => BASE64.encode(raw.bytes()?).into(),
+        Wire::Bool => (raw.varint()? != 0).into(),
+        Wire::Int32 => (raw.varint()? as i32).into(),
+        Wire::Int64 => raw.varint()?.cast_signed().into(),
+        Wire::Double => match raw {
+            Raw::Fixed64(bits) => f64::from_bits(bits).into(),
+            _ => return Err(Fault::WireType),
+        },
+        Wire::Time => time(raw.bytes()?, false)?,
+        Wire::MicroTime => time(raw.bytes()?, true)?,
+        Wire::Quantity => quantity(raw.bytes()?)?,
+        Wire::IntOrString => int_or_string(raw.bytes()?)?,
+        Wire::Texts => texts(raw.bytes()?)?,
+        Wire::Message(_)
+        | Wire::Json
+        | Wire::SchemaOrBool(_)
+        | Wire::SchemaOrList(_)
+        | Wire::SchemaOrTexts(_) => {
+            return Err(Fault::WireType);
+        }
+    })
+}
+
+/// The last bytes of that number in a message.
+fn only(bytes: &[u8], wanted: u32) -> Result<&[u8], Fault> {
+    let mut found: &[u8] = &[];
     let mut reader = Reader(bytes);
-    while let Some((number, raw)) = reader.next()? {
-        match (number, raw) {
-            (1, Raw::Bytes(bytes)) => key = text(bytes, field.name)?,
-            (2, raw) => found = value(field.kind, field.name, raw, depth)?,
+    while let Some((number, raw)) = reader.field()? {
+        if number == wanted {
+            found = raw.bytes()?;
+        }
+    }
+    Ok(found)
+}
+
+fn time(bytes: &[u8], micro: bool) -> Result<Value, Fault> {
+    let (mut seconds, mut nanos) = (0i64, 0i32);
+    let mut reader = Reader(bytes);
+    while let Some((number, raw)) = reader.field()? {
+        match number {
+            1 => seconds = raw.varint()?.cast_signed(),
+            2 => nanos = raw.varint()? as i32,
             _ => {}
         }
     }
-    Ok((key, found))
+    if bytes.is_empty() || seconds == ZERO_TIME {
+        return Ok(Value::Null);
+    }
+    let nanos = if micro { nanos } else { 0 };
+    let time = Timestamp::new(seconds, nanos).map_err(|_| Fault::Time)?;
+    Ok(if micro { meta::micro_time_text(time) } else { meta::time_text(time) }.into())
 }
 
-fn value(kind: Kind, name: &str, raw: Raw<'_>, depth: usize) -> Result<Value, ProtobufError> {
-    Ok(match (kind, raw) {
-        (Kind::String, Raw::Bytes(bytes)) => text(bytes, name)?.into(),
-        (Kind::Bytes, Raw::Bytes(bytes)) => BASE64.encode(bytes).into(),
-        (Kind::Bool, Raw::Varint(bits)) => (bits != 0).into(),
-        (Kind::Int, Raw::Varint(bits)) => bits.cast_signed().into(),
-        (Kind::Double, Raw::Fixed64(bits)) => f64::from_bits(bits).into(),
-        (Kind::Message(type_name), Raw::Bytes(bytes)) => message(type_name, bytes, depth + 1)?,
-        (_, Raw::Varint(_)) => return Err(ProtobufError::WireType(0)),
-        (_, Raw::Fixed64(_)) => return Err(ProtobufError::WireType(1)),
-        (_, Raw::Bytes(_)) => return Err(ProtobufError::WireType(2)),
-    })
+fn quantity(bytes: &[u8]) -> Result<Value, Fault> {
+    let text = Raw::Bytes(only(bytes, 1)?).text()?;
+    Ok(if text.is_empty() { "0" } else { text }.into())
 }
 
-fn special(special: Special, type_name: &str, bytes: &[u8], depth: usize) -> Result<Value, ProtobufError> {
-    let mut fields: [Option<Raw<'_>>; 3] = [None; 3];
-    let mut items = Vec::new();
+fn int_or_string(bytes: &[u8]) -> Result<Value, Fault> {
+    let (mut is_text, mut number, mut text) = (false, 0, "");
     let mut reader = Reader(bytes);
-    while let Some((number, raw)) = reader.next()? {
-        let index = (number as usize).wrapping_sub(1);
-        if let Some(slot) = fields.get_mut(index) {
-            *slot = Some(raw);
-        }
-        if let Raw::Bytes(bytes) = raw {
-            items.push((number, bytes));
+    while let Some((field, raw)) = reader.field()? {
+        match field {
+            1 => is_text = raw.varint()? == 1,
+            2 => number = raw.varint()? as i32,
+            3 => text = raw.text()?,
+            _ => {}
         }
     }
-    let number = |at: usize| match fields[at] {
-        Some(Raw::Varint(bits)) => bits.cast_signed(),
-        _ => 0,
-    };
-    let bytes = |at: usize| match fields[at] {
-        Some(Raw::Bytes(bytes)) => bytes,
-        _ => &[],
-    };
-    Ok(match special {
-        Special::Quantity => text(bytes(0), type_name)?.into(),
-        Special::Time | Special::MicroTime => time(special, fields[0].is_some(), number(0), number(1)),
-        Special::IntOrString if number(0) == 0 => number(1).into(),
-        Special::IntOrString => text(bytes(2), type_name)?.into(),
-        Special::Raw if bytes(0).is_empty() => Value::Null,
-        Special::Raw => {
-            serde_json::from_slice(bytes(0)).map_err(|_| ProtobufError::Text(type_name.to_owned()))?
-        }
-        Special::Items => strings(&items, 1)?,
-        Special::SchemaOrBool if fields[1].is_some() => message(JSON_SCHEMA, bytes(1), depth + 1)?,
-        Special::SchemaOrBool => (number(0) != 0).into(),
-        Special::SchemaOrList if fields[0].is_some() => message(JSON_SCHEMA, bytes(0), depth + 1)?,
-        Special::SchemaOrList if type_name.ends_with("StringArray") => strings(&items, 2)?,
-        Special::SchemaOrList => {
-            let schemas = items.iter().filter(|(number, _)| *number == 2);
-            schemas.map(|(_, bytes)| message(JSON_SCHEMA, bytes, depth + 1)).collect::<Result<_, _>>()?
-        }
-    })
+    Ok(if is_text { text.into() } else { number.into() })
 }
 
-fn strings(items: &[(u32, &[u8])], number: u32) -> Result<Value, ProtobufError> {
-    items
-        .iter()
-        .filter(|(n, _)| *n == number)
-        .map(|(_, bytes)| text(bytes, "items").map(Value::from))
-        .collect()
-}
-
-/// An empty message is Go's zero time, which JSON writes as `null`.
-fn time(special: Special, present: bool, seconds: i64, nanos: i64) -> Value {
-    let nanos = i32::try_from(nanos).unwrap_or(0);
-    match Timestamp::new(seconds, nanos) {
-        Ok(time) if present => match special {
-            Special::MicroTime => meta::micro_time_text(time).into(),
-            _ => meta::time_text(time).into(),
-        },
-        _ => Value::Null,
+fn texts(bytes: &[u8]) -> Result<Value, Fault> {
+    let mut list = Vec::new();
+    let mut reader = Reader(bytes);
+    while let Some((number, raw)) = reader.field()? {
+        if number == 1 {
+            list.push(raw.text()?.into());
+        }
     }
-}
-
-fn text(bytes: &[u8], name: &str) -> Result<String, ProtobufError> {
-    String::from_utf8(bytes.to_vec()).map_err(|_| ProtobufError::Text(name.to_owned()))
+    Ok(Value::Array(list))
 }
