@@ -7,6 +7,8 @@ use machinery::schema::{self, FieldValidation};
 use machinery::status::Status;
 use serde_json::Value;
 
+use crate::errors;
+
 /// A decoded object and the warnings that decoding gave.
 #[derive(Debug)]
 pub(crate) struct Decoded {
@@ -57,8 +59,13 @@ impl Expected {
 /// Media types that bodies may have.
 const MEDIA_TYPES: [&str; 3] = ["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 
-/// Read the text, whatever it describes. Also returns the messages about repeated fields.
-pub(crate) fn parse(bytes: &Bytes, media_type: &str) -> Result<(Value, Vec<String>), Status> {
+/// Read the body, whatever it describes. Also returns the messages about repeated fields. `expected` is the
+/// (`apiVersion`, `kind`) of protobuf that does not say its own: its bytes mean nothing without.
+pub(crate) fn parse(
+    bytes: &Bytes,
+    media_type: &str,
+    expected: (&str, &str),
+) -> Result<(Value, Vec<String>), Status> {
     match media_type {
         "application/json" => schema::decode_json(bytes).map_err(|error| {
             Status::bad_request(format!("couldn't get version/kind; json parse error: {error}"))
@@ -66,9 +73,9 @@ pub(crate) fn parse(bytes: &Bytes, media_type: &str) -> Result<(Value, Vec<Strin
         "application/yaml" | "application/x-yaml" | "text/yaml" => serde_yaml_ng::from_slice(bytes)
             .map(|value| (value, Vec::new()))
             .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}"))),
-        protobuf::MEDIA_TYPE => protobuf::decode(bytes)
+        protobuf::MEDIA_TYPE => protobuf::decode(bytes, expected)
             .map(|value| (value, Vec::new()))
-            .map_err(|error| Status::bad_request(error.to_string())),
+            .map_err(|error| Status::bad_request(errors::chain(&error))),
         _ => Err(Status::unsupported_media_type(&MEDIA_TYPES)),
     }
 }
@@ -80,7 +87,7 @@ pub(crate) fn decode(
     expected: &Expected,
     validation: FieldValidation,
 ) -> Result<Decoded, Status> {
-    let (mut object, repeated) = parse(bytes, media_type)?;
+    let (mut object, repeated) = parse(bytes, media_type, (&expected.api_version, &expected.kind))?;
     let Value::Object(map) = &mut object else {
         return Err(Status::bad_request("couldn't get version/kind; json parse error: not an object"));
     };

@@ -10,7 +10,7 @@
 //!
 //! # Current limitations
 //!
-//! Server-side apply, protobuf answers (bodies are read), CRDs, webhooks, quota and audit are not here yet. One server owns a
+//! Server-side apply, CRDs, webhooks, quota and audit are not here yet. One server owns a
 //! datastore: service addresses and node ports are allocated in its memory.
 
 mod admission;

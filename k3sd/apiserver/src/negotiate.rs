@@ -2,6 +2,7 @@
 
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
+use machinery::protobuf;
 use machinery::status::Status;
 
 /// How bytes are written.
@@ -9,6 +10,8 @@ use machinery::status::Status;
 pub(crate) enum Encoding {
     Json,
     Yaml,
+    /// For kinds that have it; others are written in JSON.
+    Protobuf,
 }
 
 /// What of the objects is written.
@@ -55,6 +58,7 @@ fn accept_one(item: &str) -> Option<Accepted> {
     let encoding = match parts.next()? {
         "application/json" | "*/*" | "application/*" | "" => Encoding::Json,
         "application/yaml" => Encoding::Yaml,
+        protobuf::MEDIA_TYPE => Encoding::Protobuf,
         _ => return None,
     };
     let (mut shape, mut version, mut group) = (None, "", "");
@@ -73,11 +77,21 @@ fn accept_one(item: &str) -> Option<Accepted> {
         (Some("APIGroupDiscoveryList"), "apidiscovery.k8s.io", "v2") => Shape::Aggregated,
         _ => return None,
     };
-    Some(Accepted { encoding, shape })
+    // Upstream has no tables in protobuf, and clients ask for discovery in JSON.
+    let written = encoding != Encoding::Protobuf || matches!(shape, Shape::Whole | Shape::Metadata);
+    written.then_some(Accepted { encoding, shape })
+}
+
+/// How errors are written: as answers are, if that can be told. YAML is for answers only.
+pub(crate) fn errors(headers: &HeaderMap) -> Encoding {
+    match accept(headers) {
+        Ok(Accepted { encoding: Encoding::Protobuf, .. }) => Encoding::Protobuf,
+        _ => Encoding::Json,
+    }
 }
 
 fn not_acceptable() -> Status {
-    Status::not_acceptable(&["application/json", "application/yaml"])
+    Status::not_acceptable(&["application/json", "application/yaml", protobuf::MEDIA_TYPE])
 }
 
 /// The media type of a request body, without parameters, in lower case. No header means JSON.
@@ -99,9 +113,11 @@ mod tests {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(accept(&headers(kubectl)).unwrap().shape, Shape::Table);
         let client_go = "application/vnd.kubernetes.protobuf,application/json";
-        assert_eq!(accept(&headers(client_go)).unwrap(), Accepted::JSON);
+        assert_eq!(accept(&headers(client_go)).unwrap().encoding, Encoding::Protobuf);
+        let tables = "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json";
+        assert_eq!(accept(&headers(tables)).unwrap(), Accepted::JSON);
         assert_eq!(accept(&headers("application/yaml")).unwrap().encoding, Encoding::Yaml);
         assert_eq!(accept(&HeaderMap::new()).unwrap(), Accepted::JSON);
-        assert!(accept(&headers("application/vnd.kubernetes.protobuf")).is_err());
+        assert!(accept(&headers("application/cbor")).is_err());
     }
 }

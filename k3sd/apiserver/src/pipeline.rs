@@ -26,7 +26,7 @@ use crate::respond::{self, Response};
 use crate::server::{ApiRequest, Shared};
 use crate::strategy::Context;
 use crate::user::UserInfo;
-use crate::{authz, nonresource, verbs};
+use crate::{authz, negotiate, nonresource, verbs};
 
 /// Upstream's limit on request bodies.
 const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
@@ -143,13 +143,14 @@ pub(crate) async fn handle(shared: Arc<Shared>, peer: Peer, request: ApiRequest)
     }
     let started = Instant::now();
     let (parts, body) = request.into_parts();
+    let errors = negotiate::errors(&parts.headers);
     let query = Query::parse(parts.uri.query());
     let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
     let known = shared.registry.tables().find(&info.group, &info.version, &info.resource).is_some();
     let labels = (info.verb, if known { info.resource.clone() } else { String::new() });
     let response = match answer(&shared, &peer, parts, body, info, query).await {
         Ok(response) => response,
-        Err(status) => respond::status(&status),
+        Err(status) => respond::status_in(errors, &status),
     };
     shared.metrics.record(labels.0, &labels.1, response.status().as_u16(), started.elapsed());
     response

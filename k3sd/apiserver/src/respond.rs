@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
 use http::{Response as HttpResponse, StatusCode};
+use machinery::protobuf;
 use machinery::status::Status;
 use serde_json::Value;
 
@@ -35,6 +36,16 @@ pub(crate) fn value(code: StatusCode, encoding: Encoding, value: &Value) -> Resp
     match encoding {
         Encoding::Json => json_bytes(code, codec::encode(value)),
         Encoding::Yaml => yaml(code, value),
+        Encoding::Protobuf => protobuf(code, value),
+    }
+}
+
+/// Kinds that have no protobuf are written in JSON, which every client reads.
+fn protobuf(code: StatusCode, value: &Value) -> Response {
+    match protobuf::encode(value) {
+        Ok(bytes) => response(code, protobuf::MEDIA_TYPE, Bytes::from(bytes)),
+        Err(protobuf::Error::UnknownKind { .. }) => json_bytes(code, codec::encode(value)),
+        Err(error) => status(&Status::internal(error.to_string())),
     }
 }
 
@@ -49,8 +60,8 @@ fn yaml(code: StatusCode, value: &Value) -> Response {
 pub(crate) fn object_bytes(code: StatusCode, encoding: Encoding, bytes: &Bytes) -> Response {
     match encoding {
         Encoding::Json => json_bytes(code, bytes.clone()),
-        Encoding::Yaml => match serde_json::from_slice(bytes) {
-            Ok(decoded) => yaml(code, &decoded),
+        Encoding::Yaml | Encoding::Protobuf => match serde_json::from_slice(bytes) {
+            Ok(decoded) => value(code, encoding, &decoded),
             Err(error) => status(&Status::internal(error.to_string())),
         },
     }
@@ -72,9 +83,13 @@ pub(crate) fn list(head: String, items: impl ExactSizeIterator<Item = Bytes>) ->
 
 /// An error (or the success of a delete).
 pub(crate) fn status(status: &Status) -> Response {
+    status_in(Encoding::Json, status)
+}
+
+/// An error in the encoding that was asked for.
+pub(crate) fn status_in(encoding: Encoding, status: &Status) -> Response {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let bytes = serde_json::to_vec(status).unwrap_or_default();
-    let mut response = json_bytes(code, Bytes::from(bytes));
+    let mut response = value(code, encoding, &status.to_value());
     if let Some(seconds) =
         status.details.as_ref().map(|details| details.retry_after_seconds).filter(|seconds| *seconds > 0)
     {

@@ -53,7 +53,7 @@ pub(crate) async fn read_options(call: &mut Call) -> Result<DeleteOptions, Statu
     if body.is_empty() {
         return DeleteOptions::parse(&call.query, None);
     }
-    let (value, _) = decode::parse(&body, &negotiate::content_type(&call.headers))?;
+    let (value, _) = decode::parse(&body, &negotiate::content_type(&call.headers), ("v1", "DeleteOptions"))?;
     DeleteOptions::parse(&call.query, Some(&value))
 }
 

@@ -10,17 +10,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream;
 use http::StatusCode;
+use machinery::protobuf;
 use machinery::status::Status;
 use rand::Rng;
 use serde_json::{Value, json};
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::body::{Body, BoxError};
 use crate::cache::feed::Feed;
 use crate::cache::{Change, ChangeKind, Cursor, Object, TooOld};
 use crate::codec;
+use crate::errors;
 use crate::negotiate::{self, Accepted, Encoding, Shape};
 use crate::options::{Freshness, ListOptions};
 use crate::pipeline::Call;
@@ -37,10 +40,7 @@ const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 const BATCH: usize = 100;
 
 pub(crate) async fn run(call: Call) -> Result<Response, Status> {
-    let accepted = negotiate::accept(&call.headers)?;
-    if accepted.encoding != Encoding::Json || accepted.shape == Shape::Aggregated {
-        return Err(Status::not_acceptable(&["application/json"]));
-    }
+    let accepted = accepted(&call)?;
     let mut options = ListOptions::parse(&call.query)?;
     if call.info.has_name() {
         let term = format!("metadata.name={}", call.info.name);
@@ -71,7 +71,24 @@ pub(crate) async fn run(call: Call) -> Result<Response, Status> {
         let chunk = watcher.next().await?;
         Some((Ok::<_, BoxError>(chunk), watcher))
     });
-    Ok(respond::response(StatusCode::OK, "application/json", Body::stream(body)))
+    let media_type = match accepted.encoding {
+        Encoding::Protobuf => protobuf::WATCH_MEDIA_TYPE,
+        _ => "application/json",
+    };
+    Ok(respond::response(StatusCode::OK, media_type, Body::stream(body)))
+}
+
+/// Streams are JSON, or protobuf of kinds that have it.
+fn accepted(call: &Call) -> Result<Accepted, Status> {
+    let mut accepted = negotiate::accept(&call.headers)?;
+    if accepted.encoding == Encoding::Yaml || accepted.shape == Shape::Aggregated {
+        return Err(Status::not_acceptable(&["application/json", protobuf::WATCH_MEDIA_TYPE]));
+    }
+    let resource = &call.entry.resource;
+    if accepted.shape == Shape::Whole && !protobuf::knows(&resource.api_version(), &resource.kind) {
+        accepted.encoding = Encoding::Json;
+    }
+    Ok(accepted)
 }
 
 fn check_initial(options: &ListOptions) -> Result<(), Status> {
@@ -248,13 +265,13 @@ impl Watcher {
     }
 
     fn push(&mut self, kind: ChangeKind, object: &Object) {
-        let head = match kind {
-            ChangeKind::Added => "{\"type\":\"ADDED\",\"object\":",
-            ChangeKind::Modified => "{\"type\":\"MODIFIED\",\"object\":",
-            ChangeKind::Deleted => "{\"type\":\"DELETED\",\"object\":",
+        let event = match kind {
+            ChangeKind::Added => "ADDED",
+            ChangeKind::Modified => "MODIFIED",
+            ChangeKind::Deleted => "DELETED",
         };
         let bytes = self.shape(present::served(&self.entry, object));
-        self.frame(head, bytes);
+        self.frame(event, bytes);
     }
 
     fn shape(&mut self, bytes: Bytes) -> Bytes {
@@ -277,10 +294,32 @@ impl Watcher {
         }
     }
 
-    fn frame(&mut self, head: &'static str, object: Bytes) {
+    fn frame(&mut self, event: &'static str, object: Bytes) {
+        if self.accepted.encoding == Encoding::Protobuf {
+            return self.protobuf_frame(event, &object);
+        }
+        let head = match event {
+            "ADDED" => "{\"type\":\"ADDED\",\"object\":",
+            "MODIFIED" => "{\"type\":\"MODIFIED\",\"object\":",
+            "DELETED" => "{\"type\":\"DELETED\",\"object\":",
+            "BOOKMARK" => "{\"type\":\"BOOKMARK\",\"object\":",
+            _ => "{\"type\":\"ERROR\",\"object\":",
+        };
         self.out.push_back(Bytes::from_static(head.as_bytes()));
         self.out.push_back(object);
         self.out.push_back(Bytes::from_static(b"}\n"));
+    }
+
+    /// An object that cannot be written becomes an error, so that the client does not go on as if it had seen it.
+    fn protobuf_frame(&mut self, event: &'static str, object: &[u8]) {
+        let frame = serde_json::from_slice::<Value>(object)
+            .map_err(|error| error.to_string())
+            .and_then(|object| protobuf::watch_frame(event, &object).map_err(|error| errors::chain(&error)))
+            .or_else(|error| {
+                warn!(resource = self.entry.resource.plural, error, "failed to write an event in protobuf");
+                protobuf::watch_frame("ERROR", &Status::internal(error).to_value())
+            });
+        self.out.extend(frame.ok().map(Bytes::from));
     }
 
     /// A bookmark at a revision that everything sent so far is complete for.
@@ -306,7 +345,7 @@ impl Watcher {
         if self.accepted.shape == Shape::Table {
             object["rows"] = json!([]);
         }
-        self.frame("{\"type\":\"BOOKMARK\",\"object\":", codec::encode(&object));
+        self.frame("BOOKMARK", codec::encode(&object));
     }
 
     /// Upstream sends a last bookmark before it ends a watch in time.
@@ -322,7 +361,7 @@ impl Watcher {
     fn expire(&mut self, from: i64, too_old: TooOld) {
         let status = Status::expired(format!("too old resource version: {from} ({})", too_old.oldest));
         let bytes = Bytes::from(serde_json::to_vec(&status).unwrap_or_default());
-        self.frame("{\"type\":\"ERROR\",\"object\":", bytes);
+        self.frame("ERROR", bytes);
         self.cursor = None;
     }
 }

@@ -7,4 +7,5 @@ mod kinds;
 mod kubectl;
 mod lists;
 mod pods;
+mod protobuf;
 mod workloads;
