@@ -27,12 +27,14 @@ use k8s_openapi::api::{
 use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 use serde_json::{Value, json};
 
+pub(crate) use self::rolling::share;
 use self::{rolling::Limits, status::Progress};
 use crate::{
     context::{Context, feed, own_key, path},
     ownership::{Selector, claim, controller_of, controller_reference, owners_of_change},
-    pod, recorder,
-    replica_set::api_message,
+    pod,
+    pod_control::api_message,
+    recorder, template_hash,
 };
 
 const WORKERS: usize = 5;
@@ -423,7 +425,7 @@ impl Rollout {
         limits: Option<Limits>,
         collisions: Option<i32>,
     ) -> anyhow::Result<ReplicaSet> {
-        let hash = template::hash(&self.spec.template, collisions)?;
+        let hash = template_hash::hash(&self.spec.template, collisions)?;
         let mut selector = self.spec.selector.clone();
         selector.match_labels.get_or_insert_default().insert(template::HASH_LABEL.to_owned(), hash.clone());
         let mut template = self.spec.template.clone();

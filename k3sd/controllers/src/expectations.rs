@@ -49,7 +49,8 @@ impl<T: Eq + Hash> Expectations<T> {
         self.change(owner, |expected| expected.deleted.push((key, uid)));
     }
 
-    /// Whether the cache shows everything done for this owner.
+    /// Whether the cache shows everything done for this owner. Ask before reading the cache, not after: what is read
+    /// must be at least as new as what was asked about.
     pub(crate) fn satisfied<K>(&self, owner: &T, cache: &Informer<K>) -> bool {
         let mut by_owner = self.by_owner.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(expected) = by_owner.get_mut(owner) else { return true };

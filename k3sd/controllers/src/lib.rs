@@ -5,23 +5,29 @@
 //! it takes. A controller has no state that it could not find again.
 
 mod context;
+mod daemon_set;
 mod deployment;
 mod discovery;
 mod endpoint_slice;
 mod endpoints;
 mod expectations;
 mod garbage_collector;
+mod history;
+mod job;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
 mod ownership;
 mod pod;
+mod pod_control;
 mod pod_gc;
 mod replica_set;
 mod root_ca;
 mod service;
 mod service_account;
+mod stateful_set;
 mod taint_eviction;
+mod template_hash;
 
 use anyhow::Context as _;
 use client::{Informers, Recorder};
@@ -66,10 +72,12 @@ pub async fn run(
         })* };
     }
     start!(
+        daemon_set,
         deployment,
         endpoint_slice,
         endpoints,
         garbage_collector,
+        job,
         namespace,
         node_ipam,
         node_lifecycle,
@@ -77,6 +85,7 @@ pub async fn run(
         replica_set,
         root_ca,
         service_account,
+        stateful_set,
         taint_eviction,
     );
     info!(controllers = tasks.len(), "controllers started");

@@ -8,44 +8,32 @@ mod status;
 
 use std::{sync::Arc, time::Duration};
 
-use client::{Change, Informer, ObjectKey, Recorder, Stored, WorkQueue, request, run_workers};
-use futures::future::join_all;
+use client::{Change, Informer, ObjectKey, Stored, WorkQueue, request, run_workers};
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    apps::v1::ReplicaSet,
-    core::v1::{Pod, PodTemplateSpec},
-};
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
 use tracing::debug;
 
 use crate::{
     context::{Context, feed, own_key, path},
-    expectations::Expectations,
     ownership::{Selector, claim, owners_of_change},
-    pod, recorder,
-    service_account::is_terminating,
+    pod,
+    pod_control::{BEHIND, BURST, PodControl},
 };
 
-/// Pods created or deleted in one run at most.
-const BURST: usize = 500;
-/// A run whose cache is behind comes back after this if no event brings it back sooner.
-const BEHIND: Duration = Duration::from_secs(1);
 const WORKERS: usize = 5;
 
 struct Controller {
     context: Context,
     sets: Informer<ReplicaSet>,
     pods: Informer<Pod>,
-    expectations: Expectations<ObjectKey>,
-    recorder: Recorder,
+    control: PodControl,
 }
 
 pub(crate) async fn run(context: Context) {
     let controller = Arc::new(Controller {
         sets: context.informers.shared(),
         pods: context.informers.shared(),
-        expectations: Expectations::new(),
-        recorder: recorder(&context, "replicaset-controller"),
+        control: PodControl::new(&context, "replicaset-controller"),
         context: context.clone(),
     });
     controller.sets.synced().await;
@@ -80,19 +68,19 @@ impl Controller {
 
     async fn reconcile(&self, key: ObjectKey) -> anyhow::Result<Option<Duration>> {
         let Some(stored) = self.sets.get(&key) else {
-            self.expectations.forget(&key);
+            self.control.forget(&key);
             return Ok(None);
         };
         let set = stored.decode()?;
         let Some(spec) = &set.spec else { return Ok(None) };
-        let current = self.expectations.satisfied(&key, &self.pods);
+        let current = self.control.is_settled(&key, &self.pods);
         let selector = Selector::new(&spec.selector)?;
         let pods = claim(&self.context, &set, &selector, &self.pods).await?;
         let (active, rest): (Vec<Pod>, Vec<Pod>) = pods.into_iter().partition(pod::is_active);
         let terminating = rest.iter().filter(|pod| pod::is_terminating(pod)).count();
 
         let outcome = if current && set.metadata.deletion_timestamp.is_none() {
-            self.manage(&key, &set, &active).await
+            self.manage(&set, &active).await
         } else {
             Ok(())
         };
@@ -104,97 +92,24 @@ impl Controller {
     }
 
     /// Creates the pods that are missing or deletes those that are too many.
-    async fn manage(&self, key: &ObjectKey, set: &ReplicaSet, active: &[Pod]) -> anyhow::Result<()> {
+    async fn manage(&self, set: &ReplicaSet, active: &[Pod]) -> anyhow::Result<()> {
         let spec = set.spec.clone().unwrap_or_default();
         let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
         if active.len() < wanted {
             let template = spec.template.unwrap_or_default();
             let missing = (wanted - active.len()).min(BURST);
             debug!(missing, "too few replicas");
-            return self.create(key, set, &template, missing).await;
+            let pods = vec![pod::from_template(set, &template); missing];
+            return self.control.create_all(set, pods).await;
         }
         if active.len() > wanted {
             let extra = (active.len() - wanted).min(BURST);
             debug!(extra, "too many replicas");
             let related = self.related(set)?;
             let victims = ordering::to_delete(active, &related, extra, Timestamp::now());
-            return self.delete(key, set, victims).await;
+            return self.control.delete_all(set, victims).await;
         }
         Ok(())
-    }
-
-    /// In batches of 1, 2, 4, …, so that a refusal that will meet every pod (a quota) is met few times.
-    async fn create(
-        &self,
-        key: &ObjectKey,
-        set: &ReplicaSet,
-        template: &PodTemplateSpec,
-        count: usize,
-    ) -> anyhow::Result<()> {
-        let (mut left, mut batch) = (count, 1);
-        while left > 0 {
-            let size = batch.min(left);
-            let results = join_all((0..size).map(|_| self.create_one(key, set, template))).await;
-            results.into_iter().collect::<Result<Vec<()>, _>>()?;
-            left -= size;
-            batch *= 2;
-        }
-        Ok(())
-    }
-
-    async fn create_one(
-        &self,
-        key: &ObjectKey,
-        set: &ReplicaSet,
-        template: &PodTemplateSpec,
-    ) -> anyhow::Result<()> {
-        let api = self.context.api::<Pod>(key.namespace());
-        let pod = pod::from_template(set, template);
-        match api.create(&PostParams::default(), &pod).await {
-            Ok(created) => {
-                let version = created.metadata.resource_version.as_deref();
-                self.expectations.expect_revision(key.clone(), version);
-                let name = created.metadata.name.unwrap_or_default();
-                let message = format!("Created pod: {name}");
-                self.recorder.event_for(set, "Normal", "SuccessfulCreate", message);
-                Ok(())
-            }
-            // The namespace's end will bring the set's own.
-            Err(error) if is_terminating(&error) => Ok(()),
-            Err(error) => {
-                let message = format!("Error creating: {}", api_message(&error));
-                self.recorder.event_for(set, "Warning", "FailedCreate", message);
-                Err(error.into())
-            }
-        }
-    }
-
-    async fn delete(&self, key: &ObjectKey, set: &ReplicaSet, victims: Vec<&Pod>) -> anyhow::Result<()> {
-        let results = join_all(victims.into_iter().map(|pod| self.delete_one(key, set, pod))).await;
-        results.into_iter().collect::<Result<Vec<()>, _>>().map(drop)
-    }
-
-    async fn delete_one(&self, key: &ObjectKey, set: &ReplicaSet, pod: &Pod) -> anyhow::Result<()> {
-        let uid = pod.metadata.uid.clone().unwrap_or_default();
-        let pod_key = ObjectKey::of(pod);
-        let params = DeleteParams {
-            preconditions: Some(Preconditions { uid: Some(uid.clone()), resource_version: None }),
-            ..DeleteParams::default()
-        };
-        match self.context.api::<Pod>(key.namespace()).delete(&pod_key.name, &params).await {
-            Ok(_) => {
-                let message = format!("Deleted pod: {}", pod_key.name);
-                self.recorder.event_for(set, "Normal", "SuccessfulDelete", message);
-                self.expectations.expect_deletion(key.clone(), pod_key, uid);
-                Ok(())
-            }
-            Err(error) if request::is_not_found(&error) => Ok(()),
-            Err(error) => {
-                let message = format!("Error deleting: {}", api_message(&error));
-                self.recorder.event_for(set, "Warning", "FailedDelete", message);
-                Err(error.into())
-            }
-        }
     }
 
     /// The active pods of all sets with the same owner: where those crowd a node, pods there go first.
@@ -229,13 +144,5 @@ impl Controller {
             Err(error) if request::is_not_found(&error) => Ok(()),
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-/// What the API said, without the client's framing.
-pub(crate) fn api_message(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
     }
 }

@@ -149,7 +149,8 @@ fn judge(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Verdic
     verdict
 }
 
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+/// Whether a toleration covers a taint.
+pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let set = |value: &Option<String>| value.clone().unwrap_or_default();
     let (effect, key) = (set(&toleration.effect), set(&toleration.key));
     let covers = (effect.is_empty() || effect == taint.effect) && (key.is_empty() || key == taint.key);

@@ -50,7 +50,7 @@ pub(super) fn strategy(spec: &DeploymentSpec) -> Strategy {
 }
 
 /// A number, or a percentage of `whole`, rounded up or down.
-fn share(value: &IntOrString, whole: i32, up: bool) -> i32 {
+pub(crate) fn share(value: &IntOrString, whole: i32, up: bool) -> i32 {
     match value {
         IntOrString::Int(number) => (*number).max(0),
         IntOrString::String(text) => {

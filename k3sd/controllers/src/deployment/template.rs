@@ -9,9 +9,6 @@ use k8s_openapi::api::{
 /// The label that tells the pods of one template from those of another.
 pub(super) const HASH_LABEL: &str = "pod-template-hash";
 
-/// No vowels, so that no words appear; as upstream's names have it.
-const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-
 /// Whether a set has the deployment's template, but for the hash label.
 pub(super) fn equal(set: &ReplicaSet, deployment: &DeploymentSpec) -> bool {
     let Some(template) = set.spec.as_ref().and_then(|spec| spec.template.as_ref()) else { return false };
@@ -26,22 +23,6 @@ fn without_hash(template: &PodTemplateSpec) -> PodTemplateSpec {
     }
     meta.labels.take_if(|labels| labels.is_empty());
     template
-}
-
-/// A short name for a template, the same for the same template; `collisions` makes it another one.
-pub(super) fn hash(template: &PodTemplateSpec, collisions: Option<i32>) -> Result<String, serde_json::Error> {
-    let mut text = serde_json::to_vec(template)?;
-    if let Some(count) = collisions {
-        text.extend(count.to_le_bytes());
-    }
-    // FNV-1a, 32 bits.
-    let hash =
-        text.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-    Ok(hash
-        .to_string()
-        .bytes()
-        .map(|digit| char::from(ALPHABET[usize::from(digit) % ALPHABET.len()]))
-        .collect())
 }
 
 pub(super) fn replicas(set: &ReplicaSet) -> i32 {
@@ -68,6 +49,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::template_hash::hash;
 
     #[test]
     fn a_set_has_the_template_if_only_the_hash_label_differs() {

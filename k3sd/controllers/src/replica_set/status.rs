@@ -11,8 +11,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use super::api_message;
-use crate::pod::{self, Availability};
+use crate::{
+    pod::{self, Availability},
+    pod_control::api_message,
+};
 
 /// What the status is to be, and how long until a pod becomes available by time alone.
 pub(super) fn calculate(

@@ -1,7 +1,10 @@
 //! The controllers and the scheduler on the real API server and datastore, in one process as in production. Only the
 //! kubelet is missing: the tests write the pods' statuses in its place.
 
+mod batch;
 mod cluster;
+mod daemons;
 mod deletion;
 mod nodes;
+mod stateful;
 mod workloads;

@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, from, get_until};
 fn pod(name: &str, tolerations: &Value) -> Pod {
     from(json!({
         "metadata": {"name": name},
-        "spec": {"schedulerName": "default-scheduler", "tolerations": tolerations,
+        "spec": {"tolerations": tolerations,
             "containers": [{"name": "c", "image": "i"}]},
     }))
 }

@@ -15,11 +15,11 @@ fn deployment(replicas: i32, image: &str) -> Value {
         "apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": {"name": "web"},
         "spec": {
-            "replicas": replicas, "progressDeadlineSeconds": 600,
+            "replicas": replicas,
             "selector": {"matchLabels": {"app": "web"}},
             "template": {
                 "metadata": {"labels": {"app": "web"}},
-                "spec": {"schedulerName": "default-scheduler", "containers": [{"name": "c", "image": image, "ports": [{"name": "http", "containerPort": 8080}],
+                "spec": {"containers": [{"name": "c", "image": image, "ports": [{"name": "http", "containerPort": 8080}],
                     "resources": {"requests": {"cpu": "100m"}}}]},
             },
         },
@@ -111,7 +111,7 @@ async fn a_deployment_becomes_scheduled_pods_and_endpoints_and_rolls_over() {
     .await;
 
     // A new template: the old pods go only as new ones become available.
-    let change = json!({"spec": {"template": {"spec": {"schedulerName": "default-scheduler", "containers": [{"name": "c", "image": "a:2"}]}}}});
+    let change = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "a:2"}]}}}});
     deployments.patch("web", &PatchParams::default(), &Patch::Strategic(change)).await.unwrap();
     let image = |pod: &Pod| pod.spec.as_ref().unwrap().containers[0].image.clone().unwrap();
     for round in 0..2 {
@@ -178,7 +178,7 @@ async fn finish_deleted(cluster: &Cluster, left: usize) {
 async fn a_pod_that_fits_nowhere_says_why_and_is_placed_when_a_node_comes() {
     let cluster = Cluster::start().await;
     let pods = cluster.api::<Pod>();
-    let pod = json!({"metadata": {"name": "p"}, "spec": {"schedulerName": "default-scheduler", "containers": [{"name": "c", "image": "i"}]}});
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
     pods.create(&PostParams::default(), &from(pod)).await.unwrap();
     let reason = |pod: &Pod| {
         let conditions = pod.status.as_ref()?.conditions.as_ref()?;
