@@ -62,7 +62,10 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
             let error = crate::errors::chain(&error);
             warn!(error, "failed to bring back the cluster's own objects");
             // What failed now (a full disk) will not be better at once.
-            tokio::time::sleep(RETRY).await;
+            tokio::select! {
+                () = shared.cancel.cancelled() => return,
+                () = tokio::time::sleep(RETRY) => {}
+            }
         }
     }
 }

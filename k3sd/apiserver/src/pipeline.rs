@@ -15,6 +15,7 @@ use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::upgrade::OnUpgrade;
 use machinery::status::Status;
+use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -25,7 +26,7 @@ use crate::request::{Query, RequestInfo};
 use crate::respond::{self, Response};
 use crate::server::{ApiRequest, Shared};
 use crate::strategy::Context;
-use crate::user::UserInfo;
+use crate::user::{MASTERS, UserInfo};
 use crate::{authz, negotiate, nonresource, verbs};
 
 /// Upstream's limit on request bodies.
@@ -156,6 +157,23 @@ pub(crate) async fn handle(shared: Arc<Shared>, peer: Peer, request: ApiRequest)
     response
 }
 
+/// A place among the requests in flight. Administrators, components in process and streams need none; for others, none free means
+/// "try again": the server stays quick for those it answers.
+fn permit<'a>(
+    shared: &'a Shared,
+    peer: &Peer,
+    user: &UserInfo,
+    info: &RequestInfo,
+) -> Result<Option<SemaphorePermit<'a>>, Status> {
+    let streams = info.verb == "watch"
+        || matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy");
+    if streams || matches!(peer, Peer::Trusted(_)) || user.in_group(MASTERS) {
+        return Ok(None);
+    }
+    let refused = |_| Status::too_many_requests("Too many requests, please try again later.", 1);
+    shared.in_flight.try_acquire().map(Some).map_err(refused)
+}
+
 async fn answer(
     shared: &Arc<Shared>,
     peer: &Peer,
@@ -167,6 +185,7 @@ async fn answer(
     let user = authn::authenticate(peer, &parts.headers, &shared.tokens, &shared.registry)?;
     let user = authz::impersonate(shared, user, &parts.headers)?;
     authz::authorize_request(shared, &user, &info, &query)?;
+    let _permit = permit(shared, peer, &user, &info)?;
     debug!(verb = info.verb, path = info.path, user = user.name, "request");
     if !info.is_resource {
         return nonresource::answer(shared, &parts, &info, &query, &user).await;

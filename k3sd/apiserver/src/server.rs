@@ -12,7 +12,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use machinery::kinds::Resource;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -30,6 +30,9 @@ use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::user::UserInfo;
 use crate::{bootstrap, compactor, pipeline};
+
+/// Upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight` together.
+const MAX_IN_FLIGHT: usize = 600;
 
 /// A request as the pipeline sees it.
 pub(crate) type ApiRequest = Request<UnsyncBoxBody<Bytes, BoxError>>;
@@ -89,6 +92,8 @@ pub(crate) struct Shared {
     pub kubelets: KubeletTransport,
     pub metrics: Metrics,
     pub tls: Arc<rustls::ServerConfig>,
+    /// Requests from the network that may be answered at one time, streams aside.
+    pub in_flight: Semaphore,
     /// Set when the caches can no longer follow the datastore.
     pub stale: watch::Receiver<Option<datastore::Error>>,
     pub extra: OnceLock<Arc<dyn ExtraRoutes>>,
@@ -147,6 +152,7 @@ impl ApiServer {
             kubelets,
             metrics: Metrics::default(),
             tls,
+            in_flight: Semaphore::new(MAX_IN_FLIGHT),
             stale,
             extra: OnceLock::new(),
             tasks,
