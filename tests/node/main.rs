@@ -65,7 +65,7 @@ fn parent(id: i32) -> Option<i32> {
 }
 
 #[test]
-fn a_deployment_runs_and_survives_the_death_of_containerd_and_of_k3sd() {
+fn a_deployment_runs_and_survives_the_death_of_containerd() {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: a node needs root");
         return;

@@ -3,7 +3,8 @@
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -13,11 +14,15 @@ use crate::wait_for;
 /// How long an ordered end may take before the process is killed.
 const STOP: Duration = Duration::from_secs(60);
 
+/// How long the last output may take to arrive after the end; a grandchild may hold the stream open for ever.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// A running program. Dropping it ends it, in order if it can; its output is printed when the test fails.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
     output: Arc<Mutex<String>>,
+    collectors: Vec<JoinHandle<()>>,
 }
 
 impl Process {
@@ -30,9 +35,11 @@ impl Process {
         let mut child =
             command.spawn().unwrap_or_else(|error| panic!("failed to start {command:?}: {error}"));
         let output = Arc::default();
-        collect(child.stdout.take(), &output);
-        collect(child.stderr.take(), &output);
-        Self { child, output }
+        let collectors = [collect(child.stdout.take(), &output), collect(child.stderr.take(), &output)]
+            .into_iter()
+            .flatten()
+            .collect();
+        Self { child, output, collectors }
     }
 
     /// All it has written so far.
@@ -62,7 +69,12 @@ impl Process {
     /// If it still runs at the limit.
     pub fn wait(&mut self, limit: Duration) -> ExitStatus {
         let child = &mut self.child;
-        wait_for("end of the process", limit, || child.try_wait().expect("it is our child"))
+        let status = wait_for("end of the process", limit, || child.try_wait().expect("it is our child"));
+        let started = Instant::now();
+        while started.elapsed() < LAST_WORDS && !self.collectors.iter().all(JoinHandle::is_finished) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        status
     }
 
     /// Ends it in order.
@@ -95,10 +107,13 @@ impl Drop for Process {
     }
 }
 
-fn collect(stream: Option<impl Read + Send + 'static>, output: &Arc<Mutex<String>>) {
-    let (Some(stream), output) = (stream, output.clone()) else { return };
-    // Ends with the stream, that is with the process.
-    std::thread::spawn(move || {
+fn collect(
+    stream: Option<impl Read + Send + 'static>,
+    output: &Arc<Mutex<String>>,
+) -> Option<JoinHandle<()>> {
+    let (stream, output) = (stream?, output.clone());
+    // Ends with the stream, that is with the process and those it left it to.
+    Some(std::thread::spawn(move || {
         let mut reader = BufReader::new(stream);
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
@@ -107,5 +122,5 @@ fn collect(stream: Option<impl Read + Send + 'static>, output: &Arc<Mutex<String
             }
             line.clear();
         }
-    });
+    }))
 }

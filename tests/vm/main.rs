@@ -1,6 +1,7 @@
 //! The image, booted. Under emulation a boot takes most of a minute, so each test is worth several.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use qemu::{Echo, READY_LINE, State, Vm};
@@ -11,6 +12,22 @@ const BOOT: Duration = Duration::from_secs(420);
 /// What a step may take there.
 const STEP: Duration = Duration::from_secs(240);
 const DEMO_PORT: u16 = 30080;
+
+/// Written before the power is cut, read after it.
+const KEPT: &str = "{apiVersion: v1, kind: ConfigMap, metadata: {name: kept}}";
+/// A pod that may kill the machine's own programs.
+const KILLER: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: killer}
+spec:
+  hostPID: true
+  containers:
+  - name: killer
+    image: localhost/skerry/demo:1
+    imagePullPolicy: Never
+    securityContext: {privileged: true}
+"#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_appliance_boots_serves_and_remembers() {
@@ -35,8 +52,9 @@ async fn the_appliance_boots_serves_and_remembers() {
         let text = wait_for("page of the demo", STEP, || fetch(&demo, "/"));
         assert!(text.contains("skerry"), "{text}");
         journey::travel(&kubectl, "skerry", &page, STEP);
-        kubectl.ok(&["create", "configmap", "kept"]);
     });
+    survive_deaths(&mut vm, &kubeconfig, &demo).await;
+    Kubectl::new(&kubeconfig).ok_with(&["create", "-f", "-"], KEPT);
     // No orderly end: what was acknowledged must be there all the same.
     vm.cut_power().await.unwrap();
 
@@ -51,6 +69,31 @@ async fn the_appliance_boots_serves_and_remembers() {
     });
     assert!(vm.powerdown(STEP).await.unwrap().success());
     assert!(vm.console().text().contains("skerry: powering off"));
+}
+
+/// Kills containerd, then k3sd, on a machine that has to bring them back without touching a container.
+async fn survive_deaths(vm: &mut Vm, kubeconfig: &Path, demo: &str) {
+    let kubectl = Kubectl::new(kubeconfig);
+    kubectl.ok_with(&["create", "-f", "-"], KILLER);
+    kubectl.ok(&["wait", "--for=condition=Ready", "pod/killer", "--timeout=240s"]);
+    let containers =
+        || kubectl.ok(&["get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[*].containerID}"]);
+    let before = containers();
+    for service in ["containerd", "k3sd"] {
+        let mark = vm.console().mark();
+        // The connection may die with the victim; the console tells whether it did.
+        let _cut_off = kubectl.call(&["exec", "killer", "--", "demo", "kill", service]);
+        vm.wait_line_after(mark, &format!("skerry: service {service} failed"), STEP).await.unwrap();
+        vm.wait_line_after(mark, &format!("skerry: service {service} ready"), STEP).await.unwrap();
+        tokio::task::block_in_place(|| {
+            wait_for("page after a death", STEP, || fetch(demo, "/"));
+            wait_for("exec after a death", STEP, || {
+                kubectl.call(&["exec", "killer", "--", "demo", "hostname"]).success.then_some(())
+            });
+        });
+    }
+    assert_eq!(before, containers(), "no container was started again");
+    kubectl.ok(&["delete", "pod", "killer", "--grace-period=1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,11 +8,13 @@
 //! | `demo env` | prints the environment, sorted |
 //! | `demo fetch URL` | prints the body of an `http://` page |
 //! | `demo hostname` | prints the host name |
+//! | `demo kill NAME` | kills processes by name, where its pod may |
 //!
 //! It has no TLS and no keep-alive: one request per connection.
 
 mod fetch;
 mod identity;
+mod kill;
 mod serve;
 
 use std::io::Write;
@@ -24,7 +26,7 @@ const DEFAULT_ADDRESS: &str = "0.0.0.0:8080";
 /// Exit code for a command line that cannot be understood.
 const EXIT_USAGE: u8 = 2;
 
-const USAGE: &str = "usage: demo [serve [ADDRESS] | env | fetch URL | hostname]";
+const USAGE: &str = "usage: demo [serve [ADDRESS] | env | fetch URL | hostname | kill NAME]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         ["env"] => print(&environment()),
         ["fetch", url] => fetch::get(url).and_then(|body| print(&body)),
         ["hostname"] => print(&format!("{}\n", identity::hostname())),
+        ["kill", name] => kill::by_name(name).and_then(|text| print(&text)),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(EXIT_USAGE);
