@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use client::Informer;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -14,6 +14,7 @@ use crate::config::{Config, NodeReport};
 use crate::cri::Cri;
 use crate::events::Events;
 use crate::images::Images;
+use crate::node::NodeIdentity;
 use crate::node::machine::Machine;
 use crate::objects::Objects;
 use crate::runtime::Runtime;
@@ -30,6 +31,7 @@ pub(crate) struct Agent {
     pub(crate) events: Events,
     pub(crate) services: Informer<Service>,
     pub(crate) machine: Machine,
+    pub(crate) node: Arc<NodeIdentity>,
     pub(crate) hierarchy: Hierarchy,
     pub(crate) books: Books,
 }

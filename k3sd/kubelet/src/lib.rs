@@ -43,7 +43,8 @@ use cgroup::Hierarchy;
 use cri::Cri;
 use events::Events;
 use images::Images;
-use images::import::import_all;
+use images::import::{import_all, import_changes};
+use node::NodeIdentity;
 use node::machine::Machine;
 use objects::Objects;
 use pods::manager::Manager;
@@ -82,6 +83,7 @@ pub async fn run(
 fn build(config: Config, client: kube::Client, informers: &Informers, cri: Cri, events: Events) -> Agent {
     Agent {
         machine: Machine::detect(&config.root_dir),
+        node: Arc::new(NodeIdentity::new(&config.node_name)),
         books: Books::new(config.report.clone()),
         config,
         runtime: Runtime::new(cri.clone()),
@@ -110,7 +112,9 @@ async fn work(
         if cancel.run_until_cancelled(imports).await.is_none() {
             return Ok(());
         }
-        run_pods(agent.clone(), pods, cancel.clone()).await
+        let later = import_changes(agent.cri(), &agent.config.image_dirs, &cancel);
+        let later = async { later.await.context("failed to watch the directories of images") };
+        tokio::try_join!(later, run_pods(agent.clone(), pods, cancel.clone())).map(|_| ())
     };
     let events = async {
         agent.runtime.watch(cancel.clone()).await;

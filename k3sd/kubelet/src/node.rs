@@ -6,7 +6,7 @@
 pub(crate) mod machine;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -42,6 +42,19 @@ const LEASE_RENEW: Duration = Duration::from_secs(10);
 /// Most images listed in the status.
 const MAX_IMAGES: usize = 50;
 
+/// Name of the node and, once it is registered, the uid of its object.
+#[derive(Debug)]
+pub(crate) struct NodeIdentity {
+    pub(crate) name: String,
+    pub(crate) uid: OnceLock<String>,
+}
+
+impl NodeIdentity {
+    pub(crate) fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), uid: OnceLock::new() }
+    }
+}
+
 /// Registers the node and keeps its status and lease until `cancel`.
 pub(crate) async fn run(
     agent: Arc<Agent>,
@@ -52,6 +65,7 @@ pub(crate) async fn run(
     let Some(node) = cancel.run_until_cancelled(register(&agent, &runtime_version)).await else {
         return Ok(());
     };
+    let uid = agent.node.uid.get_or_init(|| node.metadata.uid.clone().unwrap_or_default()).clone();
     agent.config.report.send_modify(|report| report.registered = true);
     agent.events.node_event(&name, "Normal", "Starting", "Starting kubelet.");
     let settings = LeaseSettings {
@@ -64,7 +78,7 @@ pub(crate) async fn run(
             api_version: "v1".to_owned(),
             kind: "Node".to_owned(),
             name,
-            uid: node.metadata.uid.clone().unwrap_or_default(),
+            uid,
             ..OwnerReference::default()
         }),
     };

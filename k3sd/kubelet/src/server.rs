@@ -242,7 +242,26 @@ async fn find_container(
     let containers = agent.runtime.containers(&uid, container).await.map_err(Refusal::internal)?;
     let found = containers.into_iter().nth(usize::from(previous));
     found.ok_or_else(|| {
-        let which = if previous { "previous terminated container" } else { "container" };
-        Refusal::bad(format!("{which} \"{container}\" in pod \"{name}\" not found: it is waiting to start"))
+        Refusal::bad(if previous {
+            format!("previous terminated container \"{container}\" in pod \"{name}\" not found")
+        } else {
+            format!(
+                "container \"{container}\" in pod \"{name}\" is waiting to start: {}",
+                waiting(&pod, container)
+            )
+        })
     })
+}
+
+/// What a container that is not there yet waits for, in the words of its status.
+fn waiting(pod: &Pod, container: &str) -> String {
+    let status = pod.status.clone().unwrap_or_default();
+    let mut all = status.container_statuses.into_iter().chain(status.init_container_statuses).flatten();
+    let state = all.find(|status| status.name == container).and_then(|status| status.state);
+    let reason = state.and_then(|state| state.waiting).and_then(|waiting| waiting.reason);
+    match reason.as_deref() {
+        Some("ErrImagePull" | "ImagePullBackOff") => "trying and failing to pull image".to_owned(),
+        Some(reason) => reason.to_owned(),
+        None => "ContainerCreating".to_owned(),
+    }
 }

@@ -11,13 +11,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use containerd_client::types::Descriptor;
+use rustix::fs::inotify::WatchFlags;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::cri::Cri;
 use crate::images::archive::{BlobRef, Document, SavedImage, StoredFile, full_name};
 use crate::images::store::Store;
+use crate::inotify::Inotify;
 
 /// Piece of a blob handed to the store at once.
 const CHUNK: usize = 1 << 20;
@@ -25,6 +28,8 @@ const CHUNK: usize = 1 << 20;
 const MAX_DOCUMENT: u64 = 4 << 20;
 /// K3s builds its tarballs with a zstd window of up to 32 MiB.
 const ZSTD_WINDOW_LOG_MAX: u32 = 25;
+/// A directory must be quiet for this long before it is read again; K3s waits as long.
+const SETTLE: Duration = Duration::from_secs(2);
 /// How long the CRI plug-in may take to notice an image it has not pulled itself.
 const VISIBLE_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -76,6 +81,32 @@ pub(crate) async fn import_all(cri: &Cri, dirs: &[PathBuf]) {
             import_reported(cri, &file).await;
         }
     }
+}
+
+/// Imports again whenever a tarball was put into one of `dirs`, until cancelled. Directories that are not there
+/// (or cannot be watched) now are left out.
+pub(crate) async fn import_changes(
+    cri: &Cri,
+    dirs: &[PathBuf],
+    cancel: &CancellationToken,
+) -> std::io::Result<()> {
+    let inotify = Inotify::new()?;
+    let mut watched = Vec::new();
+    for dir in dirs {
+        match inotify.add(dir, WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO) {
+            Ok(()) => watched.push(dir.clone()),
+            Err(error) => debug!(dir = %dir.display(), %error, "directory of images not watched"),
+        }
+    }
+    while let Some(changed) = cancel.run_until_cancelled(inotify.changed()).await {
+        changed?;
+        // Several files are often copied in a row.
+        while tokio::time::timeout(SETTLE, inotify.changed()).await.is_ok() {}
+        if cancel.run_until_cancelled(import_all(cri, &watched)).await.is_none() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 async fn import_reported(cri: &Cri, file: &Path) {

@@ -102,7 +102,7 @@ impl Manager {
         if mirror.metadata.deletion_timestamp.is_none() {
             return;
         }
-        let writer = StatusWriter::new(self.agent.client.clone(), self.agent.config.node_name.clone());
+        let writer = StatusWriter::new(self.agent.client.clone(), self.agent.node.clone());
         let cancel = self.cancel.clone();
         self.chores.spawn(async move {
             cancel.run_until_cancelled(writer.delete(&mirror)).await;

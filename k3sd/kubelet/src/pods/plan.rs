@@ -247,7 +247,8 @@ impl Situation<'_> {
             actions.backing_off.push(BackingOff { name: spec.name.clone(), due, pause });
             return;
         }
-        let restart_count = latest.map_or(0, |made| made.restart_count + 1);
+        // Counted over all sandboxes: names of containers must not repeat while an old record is kept.
+        let restart_count = self.state.latest(&spec.name).map_or(0, |made| made.restart_count + 1);
         actions.start.push(Start { name: spec.name.clone(), restart_count, failed_at });
     }
 }

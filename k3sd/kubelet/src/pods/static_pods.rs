@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::inotify::Inotify;
+use crate::node::NodeIdentity;
 
 const SOURCE: &str = "kubernetes.io/config.source";
 const HASH: &str = "kubernetes.io/config.hash";
@@ -35,7 +36,7 @@ fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
 }
 
 /// The object that shows a static pod in the API.
-pub(crate) fn mirror(pod: &Pod, node_name: &str) -> Pod {
+pub(crate) fn mirror(pod: &Pod, node: &NodeIdentity) -> Pod {
     let mut mirror = pod.clone();
     let hash = annotation(pod, HASH).unwrap_or_default().to_owned();
     mirror.metadata.annotations.get_or_insert_default().insert(MIRROR.to_owned(), hash);
@@ -44,8 +45,8 @@ pub(crate) fn mirror(pod: &Pod, node_name: &str) -> Pod {
     mirror.metadata.owner_references = Some(vec![OwnerReference {
         api_version: "v1".to_owned(),
         kind: "Node".to_owned(),
-        name: node_name.to_owned(),
-        uid: node_name.to_owned(),
+        name: node.name.clone(),
+        uid: node.uid.get().cloned().unwrap_or_default(),
         controller: Some(true),
         ..OwnerReference::default()
     }]);
@@ -161,7 +162,7 @@ mod tests {
     fn a_mirror_is_told_from_the_pod_it_shows() {
         let pod = parse(MANIFEST, "n1").unwrap();
         assert!(is_static(&pod) && !is_mirror(&pod));
-        assert!(is_mirror(&mirror(&pod, "n1")));
+        assert!(is_mirror(&mirror(&pod, &NodeIdentity::new("n1"))));
     }
 
     #[test]

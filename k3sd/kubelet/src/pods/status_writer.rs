@@ -2,12 +2,15 @@
 //!
 //! For a static pod the object in the API is its mirror, which is made here when it is missing.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tracing::debug;
 
+use crate::node::NodeIdentity;
 use crate::pods::static_pods;
 
 /// Fields of `status` this kubelet writes; absent ones are cleared.
@@ -31,7 +34,7 @@ const OWNED: [&str; 14] = [
 /// The status of one pod on its way to the API.
 pub(crate) struct StatusWriter {
     client: Client,
-    node_name: String,
+    node: Arc<NodeIdentity>,
     /// The status last taken by the API.
     written: Option<PodStatus>,
     /// The last attempt failed.
@@ -39,8 +42,8 @@ pub(crate) struct StatusWriter {
 }
 
 impl StatusWriter {
-    pub(crate) fn new(client: Client, node_name: String) -> Self {
-        Self { client, node_name, written: None, pending: false }
+    pub(crate) fn new(client: Client, node: Arc<NodeIdentity>) -> Self {
+        Self { client, node, written: None, pending: false }
     }
 
     /// The pod with the newest status known: what was written here, with others' conditions as the API has them.
@@ -64,6 +67,12 @@ impl StatusWriter {
         if !self.pending && known == Some(&status) {
             self.written = Some(status);
             return true;
+        }
+        if static_pods::is_static(pod) && self.node.uid.get().is_none() {
+            // A mirror belongs to its node, and would be collected as garbage without one.
+            self.written = Some(status);
+            self.pending = true;
+            return false;
         }
         match self.patch(pod, &status).await {
             Ok(()) => {
@@ -94,7 +103,7 @@ impl StatusWriter {
         let body = Patch::Merge(merge_body(uid, status));
         match api.patch_status(name, &PatchParams::default(), &body).await {
             Err(error) if is_static && is_not_found(&error) => {
-                let mirror = static_pods::mirror(pod, &self.node_name);
+                let mirror = static_pods::mirror(pod, &self.node);
                 api.create(&PostParams::default(), &mirror).await?;
                 api.patch_status(name, &PatchParams::default(), &body).await.map(|_| ())
             }

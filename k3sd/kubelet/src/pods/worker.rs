@@ -112,7 +112,7 @@ impl Worker {
         let uid = desired.borrow().pod.metadata.uid.clone().unwrap_or_default();
         Self {
             probes: Probes::new(agent.cri().clone(), agent.events.clone(), poke.clone()),
-            status: StatusWriter::new(agent.client.clone(), agent.config.node_name.clone()),
+            status: StatusWriter::new(agent.client.clone(), agent.node.clone()),
             agent,
             uid,
             desired,

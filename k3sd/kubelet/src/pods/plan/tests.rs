@@ -148,3 +148,13 @@ fn a_changed_image_replaces_the_container_in_place() {
     pod.spec.as_mut().unwrap().containers[0].image = Some("new:2".to_owned());
     assert_eq!(changes(&plan(&pod, &state)).1, ["a"]);
 }
+
+#[test]
+fn init_containers_run_again_in_a_new_sandbox_under_a_new_number() {
+    let pod = pod("Always", vec![spec("i1")], vec![spec("a")]);
+    let mut state = ready(vec![made("a", State::Exited, 255), made("i1", State::Exited, 0)]);
+    state.sandboxes[0].id = "s1".to_owned();
+    let Plan::Containers(actions) = plan(&pod, &state) else { panic!() };
+    assert_eq!((actions.start[0].name.as_str(), actions.start[0].restart_count), ("i1", 1));
+    assert_eq!(actions.start.len(), 1);
+}
