@@ -1,7 +1,7 @@
 //! How fast creates become durable, beside what the disk and SQLite do by themselves.
 //!
-//! Run: `cargo run --release -p tests --example bench-datastore -- [DIRECTORY]`. The directory decides which disk is measured
-//! (default: the current one); everything written there is removed again.
+//! Run: `cargo run --release -p tests --example bench-datastore -- [DIRECTORY [CASE]]`. The directory decides which disk is
+//! measured (default: the current one); everything written there is removed again. With CASE, only the cases whose name begins so.
 //!
 //! | case | what it does |
 //! | --- | --- |
@@ -29,27 +29,36 @@ const VALUE_BYTES: usize = 1500;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let base = std::env::args().nth(1).map_or_else(|| PathBuf::from("."), PathBuf::from);
+    let only = std::env::args().nth(2).unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build()?;
     println!("{VALUE_BYTES} bytes per value, {} s per case, in {}", CASE.as_secs(), base.display());
     println!("{:<28} {:>10} {:>10} {:>10}", "case", "per second", "p50 ms", "p99 ms");
-    report("append + fsync", append(tempfile::tempdir_in(&base)?.path())?);
+    let case = |name: String, run: &dyn Fn(&Path) -> Outcome| {
+        if name.starts_with(&only) {
+            report(&name, run(tempfile::tempdir_in(&base)?.path())?);
+        }
+        Ok::<(), Box<dyn std::error::Error>>(())
+    };
+    case("append + fsync".to_owned(), &|directory| Ok(append(directory)?))?;
     for rows in [1, 8, 64] {
-        let directory = tempfile::tempdir_in(&base)?;
-        let latencies = plain_sqlite(&runtime, directory.path(), rows)?;
-        report(&format!("sqlite, {rows} per commit"), latencies.times(rows));
+        case(format!("sqlite, {rows} per commit"), &|directory| {
+            Ok(plain_sqlite(&runtime, directory, rows)?.times(rows))
+        })?;
     }
     for clients in [1, 8, 64, 256] {
-        let directory = tempfile::tempdir_in(&base)?;
-        let measured = runtime.block_on(clients_of(directory.path(), clients, create_for_ever))?;
-        report(&format!("create, {clients} clients"), measured);
+        case(format!("create, {clients} clients"), &|directory| {
+            Ok(runtime.block_on(clients_of(directory, clients, create_for_ever))?)
+        })?;
     }
     for clients in [1, 64] {
-        let directory = tempfile::tempdir_in(&base)?;
-        let measured = runtime.block_on(clients_of(directory.path(), clients, update_for_ever))?;
-        report(&format!("update, {clients} clients"), measured);
+        case(format!("update, {clients} clients"), &|directory| {
+            Ok(runtime.block_on(clients_of(directory, clients, update_for_ever))?)
+        })?;
     }
     Ok(())
 }
+
+type Outcome = Result<Measured, Box<dyn std::error::Error>>;
 
 /// What a case came to.
 struct Measured {
@@ -96,11 +105,7 @@ fn append(directory: &Path) -> std::io::Result<Measured> {
     })
 }
 
-fn plain_sqlite(
-    runtime: &tokio::runtime::Runtime,
-    directory: &Path,
-    rows: usize,
-) -> Result<Measured, Box<dyn std::error::Error>> {
+fn plain_sqlite(runtime: &tokio::runtime::Runtime, directory: &Path, rows: usize) -> Outcome {
     let path = directory.join("state.db");
     // The driver makes the file, so that table and indexes are the same.
     runtime.block_on(async {
@@ -114,7 +119,8 @@ fn plain_sqlite(
     let measured = repeat(|round| -> rusqlite::Result<()> {
         let transaction = connection.unchecked_transaction()?;
         for row in 0..rows {
-            let key = format!("/registry/pods/bench/{round}-{row}");
+            // As the clients below name theirs: each row of a group in another place of the indexes.
+            let key = format!("/registry/pods/bench/{row}-{round}");
             transaction
                 .prepare_cached(
                     "INSERT INTO kine (name, created, deleted, create_revision, prev_revision, lease, value)

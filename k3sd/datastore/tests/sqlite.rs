@@ -48,7 +48,7 @@ async fn rows_are_what_kine_writes() {
     let raw = Connection::open(&place.path).unwrap();
     let mut statement = raw
         .prepare(
-            "SELECT id, name, created, deleted, create_revision, prev_revision, lease, \
+            "SELECT id, name, created, deleted, IFNULL(create_revision, -1), prev_revision, lease, \
              CAST(value AS TEXT), CAST(old_value AS TEXT) FROM kine ORDER BY id",
         )
         .unwrap();
@@ -71,14 +71,66 @@ async fn rows_are_what_kine_writes() {
     assert_eq!(
         rows,
         [
-            "1 compact_rev_key [1, 0, 0, 0, 0]  NULL",
-            "2 /registry/health [1, 0, 0, 0, 0] {\"health\":\"true\"} NULL",
-            "3 /k [1, 0, 0, 0, 3600] one NULL",
+            // No create_revision (-1 here) in the row of a create.
+            "1 compact_rev_key [1, 0, -1, 0, 0]  NULL",
+            "2 /registry/health [1, 0, -1, 0, 0] {\"health\":\"true\"} NULL",
+            "3 /k [1, 0, -1, 0, 3600] one NULL",
             "4 /k [0, 0, 3, 3, 3600] two one",
-            "5 /k [0, 1, 0, 4, 0] NULL two",
-            "6 /k [1, 0, 0, 5, 0] three NULL",
+            "5 /k [0, 1, 3, 4, 0] NULL two",
+            "6 /k [1, 0, -1, 5, 0] three NULL",
         ]
     );
+}
+
+/// What kine v0.17.5 itself left behind after creating, updating, deleting and creating again.
+const KINE: &str = "
+    PRAGMA journal_mode = WAL;
+    CREATE TABLE kine (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, created INTEGER, deleted INTEGER,
+        create_revision INTEGER, prev_revision INTEGER, lease INTEGER, value BLOB, old_value BLOB);
+    CREATE INDEX kine_name_index ON kine (name);
+    CREATE INDEX kine_name_id_index ON kine (name,id);
+    CREATE INDEX kine_id_deleted_index ON kine (id,deleted);
+    CREATE INDEX kine_prev_revision_index ON kine (prev_revision);
+    CREATE UNIQUE INDEX kine_name_prev_revision_uindex ON kine (name, prev_revision);
+    INSERT INTO kine VALUES
+        (1, 'compact_rev_key',  1, 0, NULL, 0, 0,    X'',   NULL),
+        (2, '/registry/health', 1, 0, NULL, 0, 0,    X'31', NULL),
+        (3, '/registry/a',      1, 0, NULL, 0, 0,    X'31', NULL),
+        (4, '/registry/leased', 1, 0, NULL, 0, 3600, X'78', NULL),
+        (5, '/registry/a',      0, 0, 3,    3, 0,    X'32', X'31'),
+        (6, '/registry/b',      1, 0, NULL, 0, 0,    X'33', NULL),
+        (7, '/registry/b',      0, 1, 6,    6, 0,    NULL,  X'33'),
+        (8, '/registry/b',      1, 0, NULL, 7, 0,    X'34', NULL);
+";
+
+#[tokio::test]
+async fn database_that_kine_wrote_opens_and_goes_on() {
+    let place = place();
+    fs::create_dir_all(place.path.parent().unwrap()).unwrap();
+    Connection::open(&place.path).unwrap().execute_batch(KINE).unwrap();
+    let store = Sqlite::open(&place.path).await.unwrap();
+    let page = store.list("/registry/", None, 0, None).await.unwrap();
+    let seen: Vec<_> = page
+        .items
+        .iter()
+        .map(|kv| (&*kv.key, &kv.value[..], kv.create_revision.0, kv.mod_revision.0))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("/registry/a", &b"2"[..], 3, 5),
+            ("/registry/b", b"4", 8, 8),
+            ("/registry/health", b"1", 2, 2),
+            ("/registry/leased", b"x", 4, 4),
+        ]
+    );
+    let mut watch = store.watch(Revision(5)).await.unwrap();
+    let events = watch.recv().await.unwrap();
+    let created: Vec<i64> = events.iter().map(|event| event.kv.create_revision.0).collect();
+    assert_eq!(created, [6, 6, 8]);
+    store.update("/registry/a", "3".into(), Revision(5), None).await.unwrap();
+    let (_, deleted) = store.delete("/registry/b", Some(Revision(8))).await.unwrap();
+    assert_eq!(deleted.create_revision, Revision(8));
 }
 
 #[tokio::test]

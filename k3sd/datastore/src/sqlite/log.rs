@@ -1,8 +1,8 @@
 //! Every SQL statement on the log, as plain functions over a connection.
 //!
-//! Row semantics are kine's (`pkg/drivers/generic`): the row id is the revision; a create has `created` 1 and
-//! `create_revision` 0 (readers put in the row's own id), a deletion is a row with `deleted` 1 and no value, and
-//! `prev_revision` names the row replaced (0: none), which the unique index on `(name, prev_revision)` guards.
+//! Row semantics are kine's (`pkg/drivers/generic`): the row id is the revision; a create has `created` 1 and no
+//! `create_revision` (NULL, in older files 0: readers put in the row's own id), a deletion is a row with `deleted` 1 and no
+//! value, and `prev_revision` names the row replaced (0: none), which the unique index on `(name, prev_revision)` guards.
 
 use std::sync::Arc;
 
@@ -22,7 +22,8 @@ pub(super) struct Append<'a> {
     pub(super) key: &'a str,
     pub(super) created: bool,
     pub(super) deleted: bool,
-    pub(super) create_revision: Revision,
+    /// None for a create.
+    pub(super) create_revision: Option<Revision>,
     pub(super) prev_revision: Revision,
     pub(super) lease: i64,
     pub(super) value: Option<&'a [u8]>,
@@ -120,7 +121,7 @@ pub(super) fn newest(connection: &Connection, key: &str) -> rusqlite::Result<Opt
             Ok(Newest {
                 id: Revision(id),
                 deleted: row.get(1)?,
-                create_revision: own_id_if_zero(row.get(2)?, id),
+                create_revision: own_id_if_none(row.get(2)?, id),
                 value: bytes(row, 3)?.unwrap_or_default(),
             })
         })
@@ -135,7 +136,7 @@ pub(super) fn create_fixed_rows(connection: &Connection) -> rusqlite::Result<()>
                 key,
                 created: true,
                 deleted: false,
-                create_revision: Revision(0),
+                create_revision: None,
                 prev_revision: Revision(0),
                 lease: 0,
                 value: Some(value),
@@ -266,7 +267,7 @@ fn key_value(row: &Row<'_>) -> rusqlite::Result<KeyValue> {
     Ok(KeyValue {
         key: row.get(0)?,
         value: bytes(row, 3)?.unwrap_or_default(),
-        create_revision: own_id_if_zero(row.get(2)?, id),
+        create_revision: own_id_if_none(row.get(2)?, id),
         mod_revision: Revision(id),
     })
 }
@@ -277,17 +278,18 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     if !row.get::<_, bool>(4)? {
         return Ok(Event { kind: EventKind::Put, kv, previous });
     }
-    // The row of a deletion does not say when the key was created; the row it replaced does.
     kv.value = previous.clone().unwrap_or_default();
-    kv.create_revision = match row.get::<_, Option<i64>>(6)? {
-        Some(replaced) => own_id_if_zero(row.get(7)?, replaced),
-        None => Revision(0),
+    // The row of a deletion says when the key was created, in older files only the row it replaced does.
+    kv.create_revision = match (row.get::<_, Option<i64>>(2)?, row.get::<_, Option<i64>>(6)?) {
+        (Some(created), _) if created != 0 => Revision(created),
+        (_, Some(replaced)) => own_id_if_none(row.get(7)?, replaced),
+        _ => Revision(0),
     };
     Ok(Event { kind: EventKind::Delete, kv, previous })
 }
 
-fn own_id_if_zero(create_revision: i64, id: i64) -> Revision {
-    Revision(if create_revision == 0 { id } else { create_revision })
+fn own_id_if_none(create_revision: Option<i64>, id: i64) -> Revision {
+    Revision(create_revision.filter(|revision| *revision != 0).unwrap_or(id))
 }
 
 /// A blob as bytes of exactly its size: the watch cache keeps them.

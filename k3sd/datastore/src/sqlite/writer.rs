@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rusqlite::{Connection, ffi};
@@ -27,6 +28,8 @@ const QUEUE: usize = 1024;
 const GROUP: usize = 256;
 /// Bytes of values in one transaction, so that a group of large objects does not swell the write-ahead log.
 const GROUP_BYTES: usize = 4 << 20;
+/// While callers are many, the writer waits for them to ask again for at most this part of the time the last commit took.
+const PATIENCE: u32 = 4;
 
 /// What callers ask for.
 pub(super) enum Command {
@@ -74,6 +77,8 @@ struct Worker {
     queue: Receiver<Message>,
     hub: Arc<Hub>,
     expiry: Expiry,
+    /// How many requests the last group had, and how long it took.
+    last: (usize, Duration),
     closing: bool,
     /// Held until the file is closed; the kernel lets go of it if the process dies.
     _lock: File,
@@ -99,8 +104,16 @@ impl Writer {
             expiry.schedule(key, revision, lease);
         }
         let (sender, queue) = channel();
-        let worker =
-            Worker { path: path.to_owned(), connection, queue, hub, expiry, closing: false, _lock: lock };
+        let worker = Worker {
+            path: path.to_owned(),
+            connection,
+            queue,
+            hub,
+            expiry,
+            last: (0, Duration::ZERO),
+            closing: false,
+            _lock: lock,
+        };
         let thread =
             std::thread::Builder::new().name("datastore".to_owned()).spawn(move || worker.run()).map_err(
                 |e| Error::Io { action: "start the writer of", path: path.to_owned(), source: Arc::new(e) },
@@ -172,17 +185,35 @@ impl Worker {
         let mut group = Vec::new();
         let mut bytes = 0;
         self.wait(&mut group);
-        while group.len() < GROUP && bytes < GROUP_BYTES {
+        let patience = Instant::now() + self.last.1 / PATIENCE;
+        loop {
+            self.drain(&mut group, &mut bytes);
+            // The callers of the last group are just being told, and many will ask again at once: a commit for the first of
+            // them alone would make all others wait for it.
+            if group.len() >= self.last.0
+                || bytes >= GROUP_BYTES
+                || self.closing
+                || Instant::now() >= patience
+            {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        if self.closing && group.is_empty() { None } else { Some(group) }
+    }
+
+    /// Takes what is waiting, within the limits.
+    fn drain(&mut self, group: &mut Vec<Request>, bytes: &mut usize) {
+        while group.len() < GROUP && *bytes < GROUP_BYTES {
             match self.queue.try_recv() {
                 Ok(Message::Request(request)) => {
-                    bytes += request.command.size();
+                    *bytes += request.command.size();
                     group.push(request);
                 }
                 Ok(Message::Close) => self.closing = true,
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             }
         }
-        if self.closing && group.is_empty() { None } else { Some(group) }
     }
 
     /// Sleeps until a request comes or a key expires.
@@ -211,6 +242,7 @@ impl Worker {
         if group.is_empty() {
             return true;
         }
+        let (started, size) = (Instant::now(), group.len());
         match self.transact(&group) {
             Ok(outcome) => {
                 let revision = outcome.events.last().map(|event| event.kv.mod_revision);
@@ -219,6 +251,7 @@ impl Worker {
                     self.expiry.schedule(key, revision, lease);
                 }
                 answer(group, outcome.answers);
+                self.last = (size, started.elapsed());
                 true
             }
             Err(cause) => {
@@ -312,7 +345,7 @@ fn create(
         key,
         created: true,
         deleted: false,
-        create_revision: Revision(0),
+        create_revision: None,
         prev_revision: newest.map_or(Revision(0), |row| row.id),
         lease,
         value: Some(value),
@@ -339,7 +372,7 @@ fn update(
         key,
         created: false,
         deleted: false,
-        create_revision: current.create_revision,
+        create_revision: Some(current.create_revision),
         prev_revision: current.id,
         lease,
         value: Some(value),
@@ -364,7 +397,7 @@ fn delete(
         key,
         created: false,
         deleted: true,
-        create_revision: Revision(0),
+        create_revision: Some(current.create_revision),
         prev_revision: current.id,
         lease: 0,
         value: None,
