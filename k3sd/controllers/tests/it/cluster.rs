@@ -34,6 +34,9 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn start() -> Self {
+        // `RUST_LOG=debug cargo test -- --nocapture` tells what the components do.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _already_set = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let directory = tempfile::tempdir().unwrap();
         let cancel = CancellationToken::new();
         let store = Sqlite::open(&directory.path().join("state.db")).await.unwrap();

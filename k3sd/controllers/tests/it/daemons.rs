@@ -60,7 +60,8 @@ async fn a_daemon_follows_the_nodes_and_is_replaced_one_by_one() {
                 cluster.run_pod(pod.metadata.name.as_deref().unwrap(), "10.42.0.3", true).await;
             }
         }
-        if all.len() == 2 && all.iter().all(|pod| image(pod) == "a:2") { Ok(()) } else { Err(all) }
+        let runs = |pod: &Pod| image(pod) == "a:2" && pod.status.as_ref().unwrap().pod_ip.is_some();
+        if all.len() == 2 && all.iter().all(runs) { Ok(()) } else { Err(all) }
     })
     .await;
     get_until(&sets, "d", "both updated", available(2)).await;
