@@ -174,7 +174,9 @@ impl Controller {
 
     async fn write_taints(&self, key: &ObjectKey, node: &Node) -> anyhow::Result<()> {
         let present = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
-        let evict = self.any_other_ready(&key.name)?;
+        // Asked only about a node in trouble: it looks at every node, and heartbeats are many.
+        let trouble = matches!(readiness(node), Readiness::NotReady | Readiness::Unknown);
+        let evict = trouble && self.any_other_ready(&key.name)?;
         let Some(wanted) = taints::wanted(node, &present, evict, Timestamp::now()) else { return Ok(()) };
         let change = json!({
             "metadata": {"resourceVersion": node.metadata.resource_version},

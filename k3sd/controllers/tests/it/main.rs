@@ -3,6 +3,7 @@
 
 mod batch;
 mod cluster;
+mod coordination;
 mod daemons;
 mod deletion;
 mod nodes;
