@@ -45,12 +45,12 @@ impl Entry {
 pub(crate) type Version = BTreeMap<String, Arc<Entry>>;
 
 /// What is served at one moment.
-#[derive(Debug, Default, Clone)]
+#[derive(Default, Clone)]
 pub(crate) struct Tables {
     /// Group, then version.
     groups: BTreeMap<String, BTreeMap<String, Version>>,
-    /// By datastore prefix.
-    caches: BTreeMap<String, Arc<Cache>>,
+    /// By datastore prefix, each with the strategy of its objects.
+    caches: BTreeMap<String, (Arc<Cache>, Arc<dyn Strategy>)>,
 }
 
 impl Tables {
@@ -87,7 +87,8 @@ impl Tables {
         let prefix = resource.storage_prefix.clone();
         let strategy = strategy::lookup(&resource.group, &resource.plural);
         let fresh = || Arc::new(Cache::new(prefix.clone(), strategy.selectable_fields(), complete_after));
-        Some(self.caches.entry(prefix.clone()).or_insert_with(fresh).clone())
+        let (cache, _) = self.caches.entry(prefix.clone()).or_insert_with(|| (fresh(), strategy.clone()));
+        Some(cache.clone())
     }
 
     fn insert(&mut self, resource: Arc<Resource>, complete_after: i64) {
@@ -158,12 +159,12 @@ impl Registry {
         *current = Arc::new(tables);
     }
 
-    /// The cache a datastore key belongs to, and the key below its prefix.
-    pub(crate) fn cache_of<'k>(&self, key: &'k str) -> Option<(Arc<Cache>, &'k str)> {
+    /// The cache a datastore key belongs to, the strategy of its objects, and the key below its prefix.
+    pub(crate) fn cache_of<'k>(&self, key: &'k str) -> Option<(Arc<Cache>, Arc<dyn Strategy>, &'k str)> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        let (prefix, cache) =
+        let (prefix, (cache, strategy)) =
             tables.caches.range::<str, _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
-        key.strip_prefix(prefix.as_str()).map(|rest| (cache.clone(), rest))
+        key.strip_prefix(prefix.as_str()).map(|rest| (cache.clone(), strategy.clone(), rest))
     }
 
     /// One stored object, decoded. `namespace` is ignored for cluster-scoped resources.

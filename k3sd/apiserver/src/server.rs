@@ -85,7 +85,7 @@ pub(crate) struct Shared {
     pub datastore: Arc<dyn Datastore>,
     pub registry: Arc<Registry>,
     pub feed: Feed,
-    pub allocators: Allocators,
+    pub allocators: Arc<Allocators>,
     pub tokens: Tokens,
     pub admission: Admission,
     pub rbac: Arc<Rbac>,
@@ -126,7 +126,9 @@ impl ApiServer {
         let tokens = Tokens::new(&config)?;
         let tls = crate::tls::server_config(&config)?;
         let kubelets = KubeletTransport::new(&config)?;
-        let (feed, feeder) = feed::start(datastore.clone(), registry.clone()).await?;
+        let allocators = Allocators::new(&config.service_cidrs, config.node_port_range.clone());
+        let allocators = Arc::new(allocators);
+        let (feed, feeder) = feed::start(datastore.clone(), registry.clone(), allocators.clone()).await?;
         let tasks = TaskTracker::new();
         let (stale_sender, stale) = watch::channel(None);
         let feeding = cancel.clone();
@@ -137,8 +139,6 @@ impl ApiServer {
         };
         tasks.spawn(feeding.in_current_span());
         tasks.spawn(compactor::run(datastore.clone(), cancel.clone()).in_current_span());
-        let allocators = Allocators::new(&config.service_cidrs, config.node_port_range.clone());
-        allocators.adopt(&registry);
         let rbac = Arc::new(Rbac::default());
         let shared = Arc::new(Shared {
             config,

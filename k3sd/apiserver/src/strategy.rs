@@ -175,8 +175,9 @@ pub trait Strategy: Send + Sync + 'static {
     /// Called after a successful update, to give back what only the old object used.
     fn after_update(&self, cx: &Context<'_>, object: &Value, old: &Value) {}
 
-    /// Called after the object is gone, to give back what it used.
-    fn after_delete(&self, cx: &Context<'_>, old: &Value) {}
+    /// Called once for each object that is gone from the datastore, with its last stored bytes and before anybody sees that it is
+    /// gone: to give back what it used.
+    fn after_delete(&self, allocators: &Allocators, last: &[u8]) {}
 
     /// Paths, besides `metadata.name` and `metadata.namespace`, that field selectors may use. Each is the selector's own name for the
     /// field and the JSON path it reads ("spec.nodeName" for both, usually).

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::Cache;
+use crate::allocator::Allocators;
 use crate::registry::Registry;
 
 /// How long a read waits for a revision that the caches have not reached.
@@ -63,29 +64,32 @@ impl Feed {
 pub(crate) struct Feeder {
     datastore: Arc<dyn Datastore>,
     registry: Arc<Registry>,
+    allocators: Arc<Allocators>,
     watch: datastore::Watch,
     progress: watch::Sender<i64>,
     additions: mpsc::Receiver<Addition>,
 }
 
-/// Fill every cache of the registry from one consistent list and open the watch behind it.
+/// Fill every cache of the registry, and the allocators, from one consistent list and open the watch behind it.
 pub(crate) async fn start(
     datastore: Arc<dyn Datastore>,
     registry: Arc<Registry>,
+    allocators: Arc<Allocators>,
 ) -> Result<(Feed, Feeder), datastore::Error> {
     let page = datastore.list(ROOT, None, 0, None).await?;
     let watch = datastore.watch(page.revision).await?;
     registry.rewind(page.revision.0);
     for item in &page.items {
-        if let Some((cache, key)) = registry.cache_of(&item.key) {
+        if let Some((cache, _, key)) = registry.cache_of(&item.key) {
             cache.fill(key, &item.value, item.mod_revision.0);
         }
     }
+    allocators.adopt(&registry);
     let (progress, seen) = watch::channel(page.revision.0);
     // Sixteen registrations may wait; the next waits to be queued.
     let (sender, additions) = mpsc::channel(16);
     let feed = Feed { progress: seen, additions: sender };
-    Ok((feed, Feeder { datastore, registry, watch, progress, additions }))
+    Ok((feed, Feeder { datastore, registry, allocators, watch, progress, additions }))
 }
 
 impl Feeder {
@@ -109,9 +113,13 @@ impl Feeder {
 
     fn apply(&self, batch: &[Event]) {
         for event in batch {
-            if let Some((cache, key)) = self.registry.cache_of(&event.kv.key) {
-                cache.apply(key, &event.kv.value, event.kv.mod_revision.0, event.kind == EventKind::Delete);
+            let Some((cache, strategy, key)) = self.registry.cache_of(&event.kv.key) else { continue };
+            let deleted = event.kind == EventKind::Delete;
+            // Whoever sees that an object is gone can have what it used.
+            if deleted {
+                strategy.after_delete(&self.allocators, &event.kv.value);
             }
+            cache.apply(key, &event.kv.value, event.kv.mod_revision.0, deleted);
         }
         if let Some(last) = batch.last() {
             self.progress.send_replace(last.kv.mod_revision.0);

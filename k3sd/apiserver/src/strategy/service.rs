@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::check::{self, child, list, number, set_default, text};
 use super::{Context, SelectableField, Strategy};
-use crate::allocator::Reservation;
+use crate::allocator::{Allocators, Reservation};
 use crate::names;
 
 /// Upstream's `DefaultClientIPServiceAffinitySeconds`.
@@ -81,8 +81,11 @@ impl Strategy for Service {
         allocate::release_unused(cx, object, old);
     }
 
-    fn after_delete(&self, cx: &Context<'_>, old: &Value) {
-        allocate::release_all(cx, old);
+    fn after_delete(&self, allocators: &Allocators, last: &[u8]) {
+        // What cannot be read was not adopted either.
+        if let Ok(last) = serde_json::from_slice(last) {
+            allocate::release_all(allocators, &last);
+        }
     }
 
     fn selectable_fields(&self) -> &'static [SelectableField] {

@@ -90,8 +90,7 @@ impl World {
     }
 
     pub(crate) fn delete(&self, group: &str, plural: &str, old: &Value) {
-        let cx = self.context(resource(group, plural), "");
-        lookup(group, plural).after_delete(&cx, old);
+        lookup(group, plural).after_delete(&self.allocators, old.to_string().as_bytes());
     }
 
     fn context<'a>(&'a self, resource: &'a kinds::Resource, subresource: &'a str) -> Context<'a> {

@@ -107,7 +107,7 @@ pub(crate) async fn delete(
             }
             Step::Remove if options.dry_run => return Ok(Deleted { bytes: current.bytes, uid, gone: true }),
             Step::Mark(object) => mark(shared, &target, &object, current.revision).await,
-            Step::Remove => remove(shared, &cx, &target, &current).await,
+            Step::Remove => remove(shared, &target, &current).await,
         };
         match done {
             Ok((bytes, gone)) => return Ok(Deleted { bytes, uid, gone }),
@@ -243,13 +243,11 @@ async fn mark(
 
 async fn remove(
     shared: &Shared,
-    cx: &Context<'_>,
     target: &Target<'_>,
     current: &Current,
 ) -> Result<(Bytes, bool), datastore::Error> {
     let key = target.entry.store_key(target.namespace, target.name);
     let (revision, _) = shared.datastore.delete(&key, Some(Revision(current.revision))).await?;
-    target.entry.strategy.after_delete(cx, &current.object);
     let mut last = current.object.clone();
     meta::set_resource_version(&mut last, &revision.0.to_string());
     Ok((codec::encode(&last), true))

@@ -182,10 +182,13 @@ pub(crate) async fn change(
         if options.dry_run {
             return Ok(Written { bytes: codec::encode(&object), warnings, created: false });
         }
-        match write(shared, &cx, &target, &object, &current).await {
-            Ok(bytes) => {
-                reservation.keep();
-                entry.strategy.after_update(&cx, &object, &current.object);
+        match write(shared, &target, &object, &current).await {
+            Ok((bytes, gone)) => {
+                // What it had goes back with the deletion; what it would have got, with the reservation.
+                if !gone {
+                    reservation.keep();
+                    entry.strategy.after_update(&cx, &object, &current.object);
+                }
                 return Ok(Written { bytes, warnings, created: false });
             }
             Err(datastore::Error::Conflict { current: found, .. }) if !insisted => {
@@ -271,28 +274,26 @@ fn copy_field(to: &mut Value, from: &Value, field: &str) {
     };
 }
 
-/// Write the object; or remove it, if it was only waiting for its last finalizer.
+/// Write the object; or remove it (true), if it was only waiting for its last finalizer.
 async fn write(
     shared: &Shared,
-    cx: &Context<'_>,
     target: &Target<'_>,
     object: &Value,
     current: &Current,
-) -> Result<Bytes, datastore::Error> {
+) -> Result<(Bytes, bool), datastore::Error> {
     let entry = target.entry;
     let key = entry.store_key(target.namespace, target.name);
     let expected = Revision(current.revision);
     if is_finished(entry, object, &current.object) {
         let (revision, _) = shared.datastore.delete(&key, Some(expected)).await?;
-        entry.strategy.after_delete(cx, object);
         let mut last = object.clone();
         meta::set_resource_version(&mut last, &revision.0.to_string());
-        return Ok(codec::encode(&last));
+        return Ok((codec::encode(&last), true));
     }
     let stored = create::encode_stored(entry, object);
     let revision =
         shared.datastore.update(&key, stored.clone(), expected, entry.strategy.ttl(object)).await?;
-    Ok(create::served(entry, object, &stored, revision.0))
+    Ok((create::served(entry, object, &stored, revision.0), false))
 }
 
 /// True when an update took away the last thing that held a deleted object (upstream's `ShouldDeleteDuringUpdate`).

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -182,6 +183,32 @@ async fn addresses_and_ports_are_never_shared_also_after_a_restart() {
     assert_eq!(server.call(Method::POST, SERVICES, taken).await.0, StatusCode::UNPROCESSABLE_ENTITY);
     let (_, late) = server.call(Method::POST, SERVICES, node_port_service("late", None)).await;
     assert!(addresses.insert(late["spec"]["clusterIP"].clone()), "a fresh address");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_is_free_once_its_service_is_seen_gone() {
+    let server = Server::start().await;
+    let kubernetes = format!("{SERVICES}/kubernetes");
+    let (_, before) = server.call(Method::GET, &kubernetes, Value::Null).await;
+    let uid = |service: &Value| service["metadata"]["uid"].as_str().map(str::to_owned);
+    let mut last = uid(&before);
+    // Whoever brings it back is woken by the deletion itself, and would wait after a failure.
+    for _ in 0..30 {
+        server.call(Method::DELETE, &kubernetes, Value::Null).await;
+        let back = async {
+            loop {
+                let (status, service) = server.call(Method::GET, &kubernetes, Value::Null).await;
+                if status == StatusCode::OK && uid(&service) != last {
+                    return service;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let back = tokio::time::timeout(Duration::from_secs(5), back).await.expect("it is back at once");
+        assert_eq!(back["spec"]["clusterIP"], before["spec"]["clusterIP"]);
+        last = uid(&back);
+    }
     server.stop().await;
 }
 

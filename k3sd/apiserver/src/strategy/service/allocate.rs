@@ -10,7 +10,7 @@ use super::{
     cluster_ips, families, gets_node_ports, is_headless, may_have_node_ports, needs_cluster_ip,
     needs_health_check_port, set_cluster_ips,
 };
-use crate::allocator::{AllocateError, IpPool, Reservation};
+use crate::allocator::{AllocateError, Allocators, IpPool, Reservation};
 use crate::strategy::Context;
 use crate::strategy::check::{child, list, number};
 
@@ -35,7 +35,7 @@ pub(super) fn for_update(cx: &Context<'_>, service: &mut Value, old: &Value) -> 
 pub(super) fn release_unused(cx: &Context<'_>, service: &Value, old: &Value) {
     let kept: Vec<IpAddr> = addresses(service).collect();
     for ip in addresses(old).filter(|ip| !kept.contains(ip)) {
-        release_address(cx, ip);
+        release_address(cx.allocators, ip);
     }
     let kept = all_ports(service);
     for port in all_ports(old).into_iter().filter(|port| !kept.contains(port)) {
@@ -43,9 +43,9 @@ pub(super) fn release_unused(cx: &Context<'_>, service: &Value, old: &Value) {
     }
 }
 
-pub(super) fn release_all(cx: &Context<'_>, old: &Value) {
-    addresses(old).for_each(|ip| release_address(cx, ip));
-    all_ports(old).into_iter().for_each(|port| cx.allocators.node_ports.release(port));
+pub(super) fn release_all(allocators: &Allocators, old: &Value) {
+    addresses(old).for_each(|ip| release_address(allocators, ip));
+    all_ports(old).into_iter().for_each(|port| allocators.node_ports.release(port));
 }
 
 // === addresses ===
@@ -56,8 +56,8 @@ fn addresses(service: &Value) -> impl Iterator<Item = IpAddr> {
     cluster_ips(service).into_iter().filter(move |_| holds).filter_map(|ip| ip.parse().ok())
 }
 
-fn release_address(cx: &Context<'_>, ip: IpAddr) {
-    if let Some(pool) = cx.allocators.pool_for(ip) {
+fn release_address(allocators: &Allocators, ip: IpAddr) {
+    if let Some(pool) = allocators.pool_for(ip) {
         pool.release(ip);
     }
 }
