@@ -206,5 +206,12 @@ async fn answer(
         upgrade,
         body: Mutex::new(body),
     };
-    verbs::dispatch(call).await
+    // Rules and bindings are enforced from the caches: once a change is answered, it holds for the next request.
+    let enforced = call.entry.resource.group == authz::rbac::GROUP && !call.method.is_safe();
+    let response = verbs::dispatch(call).await?;
+    if enforced {
+        // The write is done, and will hold soon even if it does not yet.
+        let _late = shared.fresh().await;
+    }
+    Ok(response)
 }

@@ -14,7 +14,8 @@ use crate::authz::Attributes;
 use crate::registry::Registry;
 use crate::user::UserInfo;
 
-const GROUP: &str = "rbac.authorization.k8s.io";
+/// The API group of what is enforced here.
+pub(crate) const GROUP: &str = "rbac.authorization.k8s.io";
 const ALL: &str = "*";
 const RESOURCES: [&str; 4] = ["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
 
