@@ -62,6 +62,7 @@ metadata: {name: shop}
 "#;
 
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/shop/deployments/web";
+const ENDPOINTS: &str = "/api/v1/namespaces/shop/endpoints";
 const OBJECTS: [&str; 5] = [
     "/api/v1/namespaces/shop",
     "/api/v1/namespaces/shop/services/web",
@@ -159,11 +160,17 @@ async fn a_whole_application_is_applied_once_updated_and_pruned() {
     let deployment = server.get(DEPLOYMENT).await.unwrap();
     assert_eq!(deployment["spec"]["template"]["spec"]["volumes"][0]["configMap"]["defaultMode"], 420);
 
-    // After a restart the server's defaults are no reason to write anything.
+    // After a restart neither the server's defaults are a reason to write anything, nor is what controllers made with the labels of
+    // an object a reason to delete it.
+    let service = server.get(OBJECTS[1]).await.unwrap();
+    let endpoints = serde_json::json!({"apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "web", "labels": service["metadata"]["labels"]}});
+    request::create::<Value>(&server.admin, ENDPOINTS, &endpoints).await.unwrap();
     let before = server.revisions().await;
     server.forget_events().await;
     server.deploy_until(directory.path(), "again", async || server.has_event("AppliedManifest").await).await;
     assert_eq!(server.revisions().await, before);
+    assert!(server.get(&format!("{ENDPOINTS}/web")).await.is_some());
 
     // The file changes the image and drops the configuration, while somebody else has scaled.
     let scale = serde_json::json!({"metadata": {"annotations": {"theirs": "1"}}});

@@ -59,12 +59,7 @@ impl Owner {
     }
 
     fn named(name: String) -> Self {
-        // SHA-1 is what the label's format asks for; nothing is protected by it.
-        let mut digest = ring::digest::Context::new(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY);
-        for part in ["", &owner_gvk(), name.as_str(), ADDON_NAMESPACE] {
-            digest.update(part.as_bytes());
-        }
-        let hash = digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = set_hash(["", &owner_gvk(), &name, ADDON_NAMESPACE]);
         Self { name, hash }
     }
 
@@ -102,6 +97,14 @@ impl Owner {
     }
 }
 
+/// The label's value for a set: of its id, and its owner's kind, name and namespace.
+fn set_hash(parts: [&str; 4]) -> String {
+    // SHA-1 is what the label's format asks for; nothing is protected by it.
+    let mut digest = ring::digest::Context::new(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY);
+    parts.iter().for_each(|part| digest.update(part.as_bytes()));
+    digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Base name of a file up to the first dot.
 pub(super) fn addon_name(path: &Path) -> String {
     let base = path.file_name().unwrap_or_default().to_string_lossy();
@@ -112,9 +115,17 @@ fn owner_gvk() -> String {
     format!("{ADDON_API_VERSION}, Kind={ADDON_KIND}")
 }
 
-/// The set an object belongs to.
+/// The set an object belongs to. The label alone does not tell: controllers copy labels to what they make (those of a Service to its
+/// Endpoints and EndpointSlices), some even annotations, but then with a reference to themselves. So an object is of a set
+/// only if its annotations name the owner that the label is the hash of, and no controller manages it.
 pub(super) fn hash_of(object: &Value) -> Option<&str> {
-    object["metadata"]["labels"][HASH].as_str()
+    let metadata = &object["metadata"];
+    let hash = metadata["labels"][HASH].as_str()?;
+    let annotation = |name: &str| metadata["annotations"][name].as_str().unwrap_or_default();
+    let parts = [annotation(ID), annotation(OWNER_GVK), annotation(OWNER_NAME), annotation(OWNER_NAMESPACE)];
+    let mut references = metadata["ownerReferences"].as_array().into_iter().flatten();
+    let managed = references.any(|reference| reference["controller"] == true);
+    (!managed && set_hash(parts) == hash).then_some(hash)
 }
 
 /// Whether an object may be deleted when it is no longer in its file.
@@ -183,6 +194,21 @@ mod tests {
     fn the_hash_is_that_of_k3s() {
         // `printf '%s' 'k3s.cattle.io/v1, Kind=Addoncorednskube-system' | sha1sum`; found on every K3s server.
         assert_eq!(Owner::named("coredns".to_owned()).hash(), "bce283298811743a0386ab510f2f67ef74240c57");
+    }
+
+    #[test]
+    fn objects_that_controllers_made_are_of_no_set() {
+        let owner = Owner::named("a".to_owned());
+        let mut object = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "a"}});
+        owner.mark(&mut object);
+        assert_eq!(hash_of(&object), Some(owner.hash()));
+        // As the endpoints controller copies labels, and the mirroring controller annotations too.
+        let mut copied = object.clone();
+        copied["metadata"].as_object_mut().unwrap().remove("annotations");
+        assert_eq!(hash_of(&copied), None);
+        object["metadata"]["ownerReferences"] =
+            json!([{"kind": "Endpoints", "name": "a", "controller": true}]);
+        assert_eq!(hash_of(&object), None);
     }
 
     #[test]
