@@ -113,7 +113,7 @@ impl Controller {
             History::sync(&self.context, &set, &selector, &spec.template, collisions, &self.revisions)
                 .await?;
         let settled = self.control.is_settled(&key, &self.pods);
-        let pods: Vec<Pod> = claim(&self.context, &set, &selector, &self.pods).await?;
+        let pods: Vec<Pod> = claim(&self.context, &set, &selector, &self.pods, pod::light).await?;
         let nodes = self.nodes.list().iter().map(Stored::decode).collect::<Result<Vec<_>, _>>()?;
         let now = Timestamp::now();
         let outcome =
@@ -148,7 +148,7 @@ impl Controller {
             pod::availability(pod, spec.min_ready_seconds.unwrap_or(0), now) == Availability::Available
         });
         let create = actions.create.into_iter().take(BURST);
-        let create = create.map(|name| node::pod_for(set, spec, &name, history.hash())).collect();
+        let create = create.map(|name| node::pod_for(set, spec, &name, history.hash()));
         self.control.delete_all(set, actions.delete.into_iter().take(BURST)).await?;
         self.control.create_all(set, create).await
     }

@@ -121,7 +121,7 @@ impl Controller {
             self.recorder.event_for(&deployment, "Warning", "SelectingAll", message);
             return Ok(None);
         }
-        let mut sets = claim(&self.context, &deployment, &selector, &self.sets).await?;
+        let mut sets = claim(&self.context, &deployment, &selector, &self.sets, Stored::decode).await?;
         sets.sort_by_key(template::age);
         let mut rollout = Rollout::new(deployment, spec, sets);
         if rollout.deployment.metadata.deletion_timestamp.is_none() {
@@ -192,7 +192,7 @@ impl Controller {
     fn old_pods_remain(&self, rollout: &Rollout) -> anyhow::Result<bool> {
         for set in &rollout.old {
             for stored in self.pods.controlled_by(set.metadata.uid.as_deref().unwrap_or_default()) {
-                if !matches!(pod::phase(&stored.decode()?), "Succeeded" | "Failed") {
+                if !matches!(pod::phase(&pod::light(&stored)?), "Succeeded" | "Failed") {
                     return Ok(true);
                 }
             }

@@ -1,7 +1,7 @@
 //! The templates that a daemon set or stateful set has had, kept as controller revisions
 //! (`pkg/controller/history/controller_history.go`).
 
-use client::{Informer, ObjectKey, request};
+use client::{Informer, ObjectKey, Stored, request};
 use k8s_openapi::{
     api::{apps::v1::ControllerRevision, core::v1::PodTemplateSpec},
     apimachinery::pkg::{apis::meta::v1::OwnerReference, runtime::RawExtension},
@@ -39,7 +39,8 @@ impl History {
         collisions: Option<i32>,
         revisions: &Informer<ControllerRevision>,
     ) -> anyhow::Result<Self> {
-        let mut old: Vec<ControllerRevision> = claim(context, owner, selector, revisions).await?;
+        let mut old: Vec<ControllerRevision> =
+            claim(context, owner, selector, revisions, Stored::decode).await?;
         old.sort_by_key(|revision| revision.revision);
         let data = data(template)?;
         let next = old.last().map_or(0, |newest| newest.revision) + 1;

@@ -96,7 +96,8 @@ impl Controller {
         };
         // Asked before the cache is read: the other way round a pod could arrive in between and be missed.
         let settled = self.control.is_settled(&key, &self.pods);
-        let pods: Vec<Pod> = claim(&self.context, &job, &Selector::new(selector)?, &self.pods).await?;
+        let pods: Vec<Pod> =
+            claim(&self.context, &job, &Selector::new(selector)?, &self.pods, pod::light).await?;
         let now = Timestamp::now();
         if progress::is_finished(job.status.as_ref()) {
             self.untrack(pods.iter()).await?;
@@ -130,7 +131,7 @@ impl Controller {
         next: Next<'_>,
     ) -> anyhow::Result<Option<Duration>> {
         self.control.delete_all(job, next.delete.iter().copied().take(BURST)).await?;
-        let indexes = if progress::is_indexed(spec) {
+        let indexes: Vec<Option<i32>> = if progress::is_indexed(spec) {
             indexes::first_free(&next.succeeded_indexes, &pods.active_indexes(), next.create)
                 .into_iter()
                 .map(Some)
@@ -138,7 +139,7 @@ impl Controller {
         } else {
             vec![None; next.create]
         };
-        let create = indexes.into_iter().take(BURST).map(|index| pod_for(job, spec, index)).collect();
+        let create = indexes.into_iter().take(BURST).map(|index| pod_for(job, spec, index));
         self.control.create_all(job, create).await?;
         Ok(next.again)
     }

@@ -200,7 +200,7 @@ impl Controller {
     /// Pods on a node that is not ready are not ready either, so that no traffic goes there.
     async fn mark_pods(&self, node: &str) -> anyhow::Result<()> {
         for stored in pod::on_node(&self.pods, node) {
-            let pod = stored.decode()?;
+            let pod = pod::light(&stored)?;
             if !pod::is_ready(&pod) {
                 continue;
             }

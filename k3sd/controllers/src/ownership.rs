@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use client::{Change, Informer, ObjectKey, Stored, request, request::Patch};
+use client::{Change, DecodeError, Informer, ObjectKey, Stored, request, request::Patch};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::Resource;
 use serde::de::DeserializeOwned;
@@ -76,12 +76,14 @@ where
 }
 
 /// The dependents of `owner`: those it controls, and orphans that match its selector, which are adopted. What it
-/// controls and no longer matches is released. An owner that is being deleted adopts nothing.
+/// controls and no longer matches is released. An owner that is being deleted adopts nothing. `decode` reads as much of a
+/// dependent as the controller needs: there may be thousands.
 pub(crate) async fn claim<O, D>(
     context: &Context,
     owner: &O,
     selector: &Selector,
     dependents: &Informer<D>,
+    decode: impl Fn(&Stored<D>) -> Result<D, DecodeError>,
 ) -> anyhow::Result<Vec<D>>
 where
     O: Resource<DynamicType = ()>,
@@ -94,7 +96,7 @@ where
     for stored in dependents.controlled_by(uid) {
         let labels = stored.metadata()?.labels;
         if selector.matches(labels.as_ref()) || meta.deletion_timestamp.is_some() {
-            claimed.push(stored.decode()?);
+            claimed.push(decode(&stored)?);
         } else {
             release::<D>(context, &stored, uid).await?;
         }

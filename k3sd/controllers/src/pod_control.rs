@@ -15,6 +15,8 @@ use crate::{context::Context, expectations::Expectations, recorder, service_acco
 
 /// Pods created or deleted in one run at most.
 pub(crate) const BURST: usize = 500;
+/// Requests under way at once for one owner: enough to fill the datastore's groups, and no more than memory is good for.
+const AT_ONCE: usize = 32;
 /// A run whose cache is behind comes back after this if no event brings it back sooner.
 pub(crate) const BEHIND: Duration = Duration::from_secs(1);
 
@@ -48,19 +50,25 @@ impl PodControl {
         self.expectations.forget(owner);
     }
 
-    /// Creates pods in batches of 1, 2, 4, …, so that a refusal that will meet every pod (a quota) is met few times.
-    pub(crate) async fn create_all<K>(&self, owner: &K, pods: Vec<Pod>) -> anyhow::Result<()>
+    /// Creates pods in batches of 1, 2, 4, … up to [`AT_ONCE`], so that a refusal that will meet every pod (a quota) is met few times.
+    pub(crate) async fn create_all<K>(
+        &self,
+        owner: &K,
+        pods: impl IntoIterator<Item = Pod>,
+    ) -> anyhow::Result<()>
     where
         K: Resource<DynamicType = ()>,
     {
-        let (mut rest, mut batch) = (pods.as_slice(), 1);
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(batch.min(rest.len()));
-            let results = join_all(now.iter().map(|pod| self.create(owner, pod))).await;
+        let (mut pods, mut batch) = (pods.into_iter(), 1);
+        loop {
+            let some: Vec<Pod> = pods.by_ref().take(batch).collect();
+            if some.is_empty() {
+                return Ok(());
+            }
+            let results = join_all(some.iter().map(|pod| self.create(owner, pod))).await;
             results.into_iter().collect::<anyhow::Result<Vec<()>>>()?;
-            (rest, batch) = (later, batch * 2);
+            batch = (batch * 2).min(AT_ONCE);
         }
-        Ok(())
     }
 
     async fn create<K: Resource<DynamicType = ()>>(&self, owner: &K, pod: &Pod) -> anyhow::Result<()> {
@@ -82,7 +90,7 @@ impl PodControl {
         }
     }
 
-    /// Deletes pods, all at once.
+    /// Deletes pods.
     pub(crate) async fn delete_all<K>(
         &self,
         owner: &K,
@@ -91,8 +99,12 @@ impl PodControl {
     where
         K: Resource<DynamicType = ()>,
     {
-        let results = join_all(pods.into_iter().map(|pod| self.delete(owner, pod))).await;
-        results.into_iter().collect::<anyhow::Result<Vec<()>>>().map(drop)
+        let pods: Vec<&Pod> = pods.into_iter().collect();
+        for some in pods.chunks(AT_ONCE) {
+            let results = join_all(some.iter().map(|pod| self.delete(owner, pod))).await;
+            results.into_iter().collect::<anyhow::Result<Vec<()>>>()?;
+        }
+        Ok(())
     }
 
     async fn delete<K: Resource<DynamicType = ()>>(&self, owner: &K, pod: &Pod) -> anyhow::Result<()> {

@@ -75,7 +75,7 @@ impl Controller {
         let Some(spec) = &set.spec else { return Ok(None) };
         let current = self.control.is_settled(&key, &self.pods);
         let selector = Selector::new(&spec.selector)?;
-        let pods = claim(&self.context, &set, &selector, &self.pods).await?;
+        let pods = claim(&self.context, &set, &selector, &self.pods, pod::light).await?;
         let (active, rest): (Vec<Pod>, Vec<Pod>) = pods.into_iter().partition(pod::is_active);
         let terminating = rest.iter().filter(|pod| pod::is_terminating(pod)).count();
 
@@ -99,7 +99,7 @@ impl Controller {
             let template = spec.template.unwrap_or_default();
             let missing = (wanted - active.len()).min(BURST);
             debug!(missing, "too few replicas");
-            let pods = vec![pod::from_template(set, &template); missing];
+            let pods = (0..missing).map(|_| pod::from_template(set, &template));
             return self.control.create_all(set, pods).await;
         }
         if active.len() > wanted {
@@ -124,7 +124,7 @@ impl Controller {
             self.sets.controlled_by(&owner).iter().map(Stored::uid).collect()
         };
         let pods = sets.iter().flat_map(|uid| self.pods.controlled_by(uid));
-        let pods = pods.map(|stored| stored.decode()).collect::<Result<Vec<_>, _>>()?;
+        let pods = pods.map(|stored| pod::light(&stored)).collect::<Result<Vec<_>, _>>()?;
         Ok(pods.into_iter().filter(pod::is_active).collect())
     }
 

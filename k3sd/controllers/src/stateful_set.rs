@@ -24,6 +24,7 @@ use crate::{
     context::{Context, feed, own_key, path},
     history::{History, template_of},
     ownership::{Selector, claim, owners_of_change},
+    pod,
     pod_control::{BEHIND, PodControl, api_message},
     service_account::is_terminating,
 };
@@ -103,7 +104,7 @@ impl Controller {
             &self.revisions,
         )
         .await?;
-        let pods: Vec<Pod> = claim(&self.context, &set, &selector, &self.pods).await?;
+        let pods: Vec<Pod> = claim(&self.context, &set, &selector, &self.pods, pod::light).await?;
         let update = name_of(&history.current);
         let current = old.current_revision.clone().filter(|name| !name.is_empty());
         let current = current.filter(|name| history.old.iter().any(|one| name_of(one) == *name));

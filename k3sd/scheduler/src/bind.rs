@@ -1,5 +1,7 @@
 //! Carrying out a decision: the requests to the API, and the notes for people.
 
+use std::sync::Arc;
+
 use client::{
     Recorder,
     request::{self, Patch},
@@ -10,17 +12,26 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::views::{Condition, Pod};
+
+/// Requests under way at once; more wait. Decisions are made much faster than they are written down.
+const AT_ONCE: usize = 32;
 
 /// What is needed to tell the cluster.
 #[derive(Clone)]
 pub(crate) struct Reporter {
-    pub(crate) client: kube::Client,
-    pub(crate) recorder: Recorder,
+    client: kube::Client,
+    recorder: Recorder,
+    requests: Arc<Semaphore>,
 }
 
 impl Reporter {
+    pub(crate) fn new(client: kube::Client, recorder: Recorder) -> Self {
+        Self { client, recorder, requests: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
     /// Binds a pod to a node.
     pub(crate) async fn bind(&self, pod: &Pod, node: &str) -> Result<(), kube::Error> {
         let binding = Binding {
@@ -38,7 +49,9 @@ impl Reporter {
             },
         };
         let path = format!("{}/binding", pod_path(pod));
+        let permit = self.requests.acquire().await;
         request::create::<Value>(&self.client, &path, &binding).await?;
+        drop(permit);
         let message = format!("Successfully assigned {} to {node}", pod.key());
         self.recorder.event(&reference(pod), "Normal", "Scheduled", message);
         Ok(())
@@ -70,6 +83,7 @@ impl Reporter {
         }
         let patch = json!({"metadata": {"uid": pod.uid}, "status": {"conditions": [condition]}});
         let path = format!("{}/status", pod_path(pod));
+        let _permit = self.requests.acquire().await;
         match request::patch::<Value>(&self.client, &path, Patch::Strategic, &patch).await {
             Ok(_) => Ok(()),
             // Deleted, or deleted and made again.

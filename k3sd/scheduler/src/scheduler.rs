@@ -47,7 +47,7 @@ impl Scheduler {
             framework: plugins::default(),
             cache: Cache::default(),
             queue: Queue::default(),
-            reporter: Reporter { client, recorder },
+            reporter: Reporter::new(client, recorder),
             pods: informers.shared(),
             nodes: informers.shared(),
             requests: JoinSet::new(),
