@@ -53,7 +53,7 @@ pub(super) fn start(
 ) -> anyhow::Result<Tasks> {
     // The caches are shared by all components, so they are read as the one that may read everything.
     let reader = client_as(api, "system:kube-controller-manager", &[]);
-    let informers = Informers::new(reader, cancel.clone());
+    let informers = Informers::in_process(reader, cancel.clone());
     let mut start = Start { config, pki, api, informers, cancel, tasks: JoinSet::new() };
     start.control_plane()?;
     if let Some(agent) = &config.agent {
