@@ -1,12 +1,13 @@
 //! What every pod worker of this node shares.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use client::Informer;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Client;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::cgroup::Hierarchy;
@@ -17,6 +18,9 @@ use crate::images::Images;
 use crate::node::NodeIdentity;
 use crate::node::machine::Machine;
 use crate::objects::Objects;
+use crate::pods::container::log_path;
+use crate::pods::resources::{Amounts, pod_requests};
+use crate::pods::sandbox::log_dir_name;
 use crate::runtime::Runtime;
 use crate::volumes::Tokens;
 
@@ -53,11 +57,23 @@ impl Agent {
     }
 }
 
-/// One line in the books.
-#[derive(Clone, Debug, Default)]
+/// One line in the books. The pod itself is kept as JSON: a tenth of what the decoded object takes.
 struct Entry {
-    pod: Pod,
-    phase: String,
+    namespace: String,
+    name: String,
+    running: bool,
+    ended: bool,
+    requests: Amounts,
+    logs: Vec<RunningLog>,
+    json: Box<[u8]>,
+}
+
+/// The log of a container that runs.
+#[derive(Clone, Debug)]
+pub(crate) struct RunningLog {
+    pub(crate) container_id: String,
+    /// Relative to the directory of all pods' logs.
+    pub(crate) path: PathBuf,
 }
 
 /// The pods this node runs, for admission, the server and the console. A map behind a lock that is never held
@@ -73,53 +89,87 @@ impl Books {
         Self { entries: Mutex::default(), report }
     }
 
+    /// Notes a pod with its present status.
+    pub(crate) fn note(&self, uid: &str, pod: &Pod) {
+        self.entries().insert(uid.to_owned(), Entry::of(pod));
+        self.tell();
+    }
+
+    /// Strikes a pod out.
+    pub(crate) fn strike(&self, uid: &str) {
+        self.entries().remove(uid);
+        self.tell();
+    }
+
+    /// Every pod with its present status, as JSON.
+    pub(crate) fn pods(&self) -> Vec<Value> {
+        self.entries().values().filter_map(|entry| serde_json::from_slice(&entry.json).ok()).collect()
+    }
+
+    /// A pod by its names.
+    pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<Pod> {
+        let entries = self.entries();
+        let entry = entries.values().find(|entry| entry.namespace == namespace && entry.name == name)?;
+        serde_json::from_slice(&entry.json).ok()
+    }
+
+    /// What the pods that have not ended ask for, but for `uid`.
+    pub(crate) fn requests(&self, uid: &str) -> Vec<Amounts> {
+        let entries = self.entries();
+        entries
+            .iter()
+            .filter(|(other, entry)| *other != uid && !entry.ended)
+            .map(|(_, e)| e.requests)
+            .collect()
+    }
+
+    /// The logs that grow.
+    pub(crate) fn running_logs(&self) -> Vec<RunningLog> {
+        self.entries().values().flat_map(|entry| entry.logs.clone()).collect()
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tell(&self) {
-        let (pods, running_pods) = self.count();
+        let (pods, running_pods) = {
+            let entries = self.entries();
+            (entries.len(), entries.values().filter(|entry| entry.running).count())
+        };
         self.report.send_if_modified(|report| {
             let changed = (report.pods, report.running_pods) != (pods, running_pods);
             (report.pods, report.running_pods) = (pods, running_pods);
             changed
         });
     }
+}
 
-    /// Notes a pod with its present status.
-    pub(crate) fn note(&self, uid: &str, pod: Pod) {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
-        self.entries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(uid.to_owned(), Entry { pod, phase });
-        self.tell();
+impl Entry {
+    fn of(pod: &Pod) -> Self {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        Self {
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            running: phase == Some("Running"),
+            ended: matches!(phase, Some("Succeeded" | "Failed")),
+            requests: pod_requests(pod),
+            logs: running_logs(pod),
+            json: serde_json::to_vec(pod).unwrap_or_default().into_boxed_slice(),
+        }
     }
+}
 
-    /// Strikes a pod out.
-    pub(crate) fn strike(&self, uid: &str) {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
-        self.tell();
-    }
-
-    /// Every pod with its present status.
-    pub(crate) fn pods(&self) -> Vec<Pod> {
-        self.entries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .map(|entry| entry.pod.clone())
-            .collect()
-    }
-
-    /// A pod by its names.
-    pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<Pod> {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let matches = |pod: &Pod| {
-            pod.metadata.namespace.as_deref() == Some(namespace) && pod.metadata.name.as_deref() == Some(name)
-        };
-        entries.values().map(|entry| &entry.pod).find(|pod| matches(pod)).cloned()
-    }
-
-    /// All pods, and those that run.
-    fn count(&self) -> (usize, usize) {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        (entries.len(), entries.values().filter(|entry| entry.phase == "Running").count())
-    }
+fn running_logs(pod: &Pod) -> Vec<RunningLog> {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let running =
+        statuses.filter(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()));
+    let dir = log_dir_name(pod);
+    running
+        .filter_map(|status| {
+            let (_, id) = status.container_id.as_deref()?.split_once("://")?;
+            let path = Path::new(&dir).join(log_path(&status.name, status.restart_count));
+            Some(RunningLog { container_id: id.to_owned(), path })
+        })
+        .collect()
 }

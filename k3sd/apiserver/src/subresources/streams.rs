@@ -1,5 +1,7 @@
 //! `pods/log`, `pods/exec`, `pods/attach`, `pods/portforward`: answered by the kubelet of the pod's node.
 
+use http::StatusCode;
+use http_body_util::{BodyExt as _, Limited};
 use machinery::meta;
 use machinery::status::Status;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -17,6 +19,9 @@ const LOG_OPTIONS: [&str; 8] =
 /// Streams of exec and attach: the API's name, the kubelet's name, and what they are unless said otherwise.
 const STREAMS: [(&str, &str, bool); 4] =
     [("stdin", "input", false), ("stdout", "output", true), ("stderr", "error", true), ("tty", "tty", false)];
+
+/// Most of a refusal that is passed on; upstream's limit.
+const MAX_REFUSAL: usize = 50_000;
 
 pub(super) async fn run(mut call: Call) -> Result<Response, Status> {
     let target = Target { subresource: "", ..Target::of(&call) };
@@ -39,7 +44,25 @@ pub(super) async fn run(mut call: Call) -> Result<Response, Status> {
         upgrade: call.upgrade.take(),
         body: call.take_body(),
     };
-    kubelet::forward(&call.shared, &upstream, passed).await
+    let response = kubelet::forward(&call.shared, &upstream, passed).await?;
+    if call.info.subresource == "log" { explained(response, &call.info.name).await } else { Ok(response) }
+}
+
+/// A kubelet refuses a log in plain text; clients are told in a Status (upstream's `GenericHttpResponseChecker`).
+async fn explained(response: Response, pod: &str) -> Result<Response, Status> {
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let code = response.status();
+    let text = match Limited::new(response.into_body(), MAX_REFUSAL).collect().await {
+        Ok(body) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+        Err(_) => code.to_string(),
+    };
+    Err(match code {
+        StatusCode::BAD_REQUEST => Status::bad_request(text),
+        StatusCode::NOT_FOUND => Status { message: text, ..Status::not_found("", "pods", pod) },
+        _ => Status::internal(text),
+    })
 }
 
 fn kubelet_target(call: &Call, pod: &Value) -> Result<String, Status> {

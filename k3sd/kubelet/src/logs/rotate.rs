@@ -25,16 +25,10 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// Looks at the logs of running containers until cancelled.
 pub(crate) async fn rotate_forever(agent: Arc<Agent>, cancel: CancellationToken) {
     while cancel.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
-        for pod in agent.books.pods() {
-            let dir = crate::pods::sandbox::log_dir(&pod, &agent.config);
-            for status in pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()) {
-                let running = status.state.as_ref().is_some_and(|state| state.running.is_some());
-                let id = status.container_id.as_deref().and_then(|id| id.split_once("://"));
-                let Some((_, id)) = id.filter(|_| running) else { continue };
-                let path = dir.join(crate::pods::container::log_path(&status.name, status.restart_count));
-                if path.metadata().is_ok_and(|metadata| metadata.len() > MAX_SIZE) {
-                    rotate(agent.cri(), id, &path).await;
-                }
+        for log in agent.books.running_logs() {
+            let path = agent.config.pod_log_dir.join(&log.path);
+            if path.metadata().is_ok_and(|metadata| metadata.len() > MAX_SIZE) {
+                rotate(agent.cri(), &log.container_id, &path).await;
             }
         }
     }

@@ -6,17 +6,18 @@
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::node::machine::Machine;
-use crate::pods::resources::{Amounts, requests};
+use crate::pods::resources::{Amounts, pod_requests};
 use crate::pods::status::Verdict;
 
-/// Refuses a pod that does not fit. `others` are the pods of this node that have not ended.
-pub(crate) fn admit(pod: &Pod, others: &[Pod], machine: &Machine, max_pods: u32) -> Result<(), Verdict> {
+/// Refuses a pod that does not fit. `others` are what the pods of this node ask for that have
+/// not ended.
+pub(crate) fn admit(pod: &Pod, others: &[Amounts], machine: &Machine, max_pods: u32) -> Result<(), Verdict> {
     let limit = usize::try_from(max_pods).unwrap_or(usize::MAX);
     if others.len() >= limit {
         return Err(out_of("pods", 1, others.len() as i64, i64::from(max_pods)));
     }
-    let wanted = total(pod);
-    let used = others.iter().map(total).fold(Amounts::default(), add);
+    let wanted = pod_requests(pod);
+    let used = others.iter().copied().fold(Amounts::default(), Amounts::plus);
     let cpu = (wanted.milli_cpu.unwrap_or(0), used.milli_cpu.unwrap_or(0), machine.milli_cpu);
     let memory = (wanted.memory.unwrap_or(0), used.memory.unwrap_or(0), machine.memory);
     for (name, (wanted, used, capacity)) in [("cpu", cpu), ("memory", memory)] {
@@ -37,18 +38,6 @@ fn out_of(resource: &str, wanted: i64, used: i64, capacity: i64) -> Verdict {
     }
 }
 
-fn add(a: Amounts, b: Amounts) -> Amounts {
-    Amounts {
-        milli_cpu: Some(a.milli_cpu.unwrap_or(0) + b.milli_cpu.unwrap_or(0)),
-        memory: Some(a.memory.unwrap_or(0) + b.memory.unwrap_or(0)),
-    }
-}
-
-fn total(pod: &Pod) -> Amounts {
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    containers.map(requests).fold(Amounts::default(), add)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,9 +55,12 @@ mod tests {
     fn a_pod_that_does_not_fit_is_refused_with_the_resource_it_lacks() {
         let machine = Machine { milli_cpu: 1000, memory: 1 << 30, ..Machine::default() };
         assert_eq!(admit(&pod("600m"), &[], &machine, 110), Ok(()));
-        let refused = admit(&pod("600m"), &[pod("500m")], &machine, 110).unwrap_err();
+        let refused = admit(&pod("600m"), &[pod_requests(&pod("500m"))], &machine, 110).unwrap_err();
         assert_eq!(refused.reason, "OutOfcpu");
         assert!(refused.message.contains("requested: 600, used: 500, capacity: 1000"));
-        assert_eq!(admit(&pod("1m"), &[pod("1m")], &machine, 1).unwrap_err().reason, "OutOfpods");
+        assert_eq!(
+            admit(&pod("1m"), &[pod_requests(&pod("1m"))], &machine, 1).unwrap_err().reason,
+            "OutOfpods"
+        );
     }
 }

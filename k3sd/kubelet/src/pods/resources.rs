@@ -58,6 +58,22 @@ pub(crate) fn requests(container: &Container) -> Amounts {
     Amounts { milli_cpu: requests.milli_cpu.or(limits.milli_cpu), memory: requests.memory.or(limits.memory) }
 }
 
+/// What a pod asks for, over all its containers that run side by side.
+pub(crate) fn pod_requests(pod: &Pod) -> Amounts {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    containers.map(requests).fold(Amounts::default(), Amounts::plus)
+}
+
+impl Amounts {
+    /// Both together; nothing said counts as nothing.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            milli_cpu: Some(self.milli_cpu.unwrap_or(0) + other.milli_cpu.unwrap_or(0)),
+            memory: Some(self.memory.unwrap_or(0) + other.memory.unwrap_or(0)),
+        }
+    }
+}
+
 fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     spec.init_containers.iter().flatten().chain(&spec.containers)
 }

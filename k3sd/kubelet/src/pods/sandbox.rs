@@ -9,15 +9,20 @@ use crate::config::Config;
 use crate::pods::container::pod_labels;
 use crate::pods::{dns, resources, security};
 
-/// Directory of a pod's container logs: upstream's `<namespace>_<name>_<uid>`.
-pub(crate) fn log_dir(pod: &Pod, config: &Config) -> PathBuf {
+/// Name of the directory of a pod's container logs: upstream's `<namespace>_<name>_<uid>`.
+pub(crate) fn log_dir_name(pod: &Pod) -> String {
     let metadata = &pod.metadata;
-    config.pod_log_dir.join(format!(
+    format!(
         "{}_{}_{}",
         metadata.namespace.as_deref().unwrap_or_default(),
         metadata.name.as_deref().unwrap_or_default(),
         metadata.uid.as_deref().unwrap_or_default()
-    ))
+    )
+}
+
+/// Directory of a pod's container logs.
+pub(crate) fn log_dir(pod: &Pod, config: &Config) -> PathBuf {
+    config.pod_log_dir.join(log_dir_name(pod))
 }
 
 /// The description for the sandbox's `attempt`-th incarnation, counted from 0.

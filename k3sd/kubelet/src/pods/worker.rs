@@ -141,7 +141,7 @@ impl Worker {
         self.probes.adopt(&pod);
         if has_ended(&pod) {
             // Its end was told before this daemon started; there is nothing to add.
-            self.agent.books.note(&self.uid, Pod::clone(&pod));
+            self.agent.books.note(&self.uid, &pod);
             self.stop_containers().await;
         } else {
             self.run_to_end().await;
@@ -309,12 +309,11 @@ impl Worker {
     fn admit(&self, pod: &Pod) -> Result<(), Verdict> {
         // What runs already was admitted by the daemon before this one.
         let known = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
-        let others: Vec<Pod> = self.agent.books.pods();
-        self.agent.books.note(&self.uid, pod.clone());
+        self.agent.books.note(&self.uid, pod);
         if known {
             return Ok(());
         }
-        let others: Vec<Pod> = others.into_iter().filter(|other| !has_ended(other)).collect();
+        let others = self.agent.books.requests(&self.uid);
         let verdict = admission::admit(pod, &others, &self.agent.machine, self.agent.config.max_pods);
         if let Err(verdict) = &verdict {
             self.agent.events.pod_event(pod, "Warning", &verdict.reason, verdict.message.clone());
@@ -365,7 +364,7 @@ impl Worker {
         };
         let status = view.status();
         let written = self.status.write(&pod, status).await;
-        self.agent.books.note(&self.uid, self.status.current(&pod));
+        self.agent.books.note(&self.uid, &self.status.current(&pod));
         written
     }
 
@@ -430,7 +429,7 @@ fn phase(pod: &Pod) -> Option<&str> {
 }
 
 /// Whether a pod has ended and holds nothing any more.
-pub(crate) fn has_ended(pod: &Pod) -> bool {
+fn has_ended(pod: &Pod) -> bool {
     matches!(phase(pod), Some("Succeeded" | "Failed"))
 }
 

@@ -73,7 +73,7 @@ pub(super) async fn port_forward(
     let pod = find_pod(agent, namespace, name)?;
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let sandbox = agent.runtime.ready_sandbox(&uid).await.map_err(Refusal::internal)?;
-    let pod_sandbox_id = sandbox.ok_or_else(|| Refusal::bad(format!("pod \"{name}\" is not running")))?;
+    let pod_sandbox_id = sandbox.ok_or_else(|| Refusal::internal(format!("pod not found (\"{name}\")")))?;
     // WebSocket clients name the ports in the query, SPDY clients in their streams.
     let ports = Query::of(&request).all("port");
     let port = ports.iter().flat_map(|list| list.split(',')).filter_map(|port| port.parse().ok()).collect();
@@ -105,12 +105,11 @@ pub(super) async fn run(
     Ok(respond(StatusCode::OK, "text/plain; charset=utf-8", text))
 }
 
+/// The container, when it runs. The refusal is upstream's; kubectl takes a text with a colon for YAML.
 async fn running(agent: &Agent, namespace: &str, name: &str, container: &str) -> Result<Container, Refusal> {
-    let made = find_container(agent, namespace, name, container, false).await?;
-    if made.state == State::Running {
-        return Ok(made);
-    }
-    Err(Refusal::bad(format!("container \"{container}\" in pod \"{name}\" is not running")))
+    let made = find_container(agent, namespace, name, container, false).await.ok();
+    made.filter(|made| made.state == State::Running)
+        .ok_or_else(|| Refusal::internal(format!("container not found (\"{container}\")")))
 }
 
 /// Which streams a client wants; upstream's `pkg/kubelet/.../remotecommand/httpstream.go`.
