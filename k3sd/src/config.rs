@@ -146,7 +146,10 @@ impl Config {
 
     /// The address of the `kubernetes` Service: the first of the range.
     pub(crate) fn service_address(&self) -> IpAddr {
-        self.service_cidr.hosts().next().unwrap_or_else(|| self.service_cidr.addr())
+        match self.service_cidr.network() {
+            IpAddr::V4(network) => IpAddr::from((u32::from(network) + 1).to_be_bytes()),
+            IpAddr::V6(network) => IpAddr::from((u128::from(network) + 1).to_be_bytes()),
+        }
     }
 
     /// The URL for clients on this machine.
@@ -365,6 +368,8 @@ mod tests {
         let config = resolve(&["--service-cidr", "10.96.0.0/12", "--bind-address", "127.0.0.1"]).unwrap();
         assert_eq!(config.service_address().to_string(), "10.96.0.1");
         assert_eq!(config.local_url(), "https://127.0.0.1:6443");
+        let config = resolve(&["--service-cidr", "fd00:43::/112"]).unwrap();
+        assert_eq!(config.service_address().to_string(), "fd00:43::1");
     }
 
     #[test]

@@ -88,7 +88,8 @@ impl Start<'_> {
         }
 
         let deploy = addons::deploy::Config {
-            dirs: vec![PathBuf::from(BUNDLED_MANIFESTS), config.data_dir.join("server/manifests")],
+            // The first directory wins: what people put there replaces what the image brought.
+            dirs: vec![config.data_dir.join("server/manifests"), PathBuf::from(BUNDLED_MANIFESTS)],
             disable: config.disabled_manifests.clone(),
         };
         let client = client_as(self.api, "system:k3s-supervisor", &["system:masters"]);

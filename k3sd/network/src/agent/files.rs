@@ -69,9 +69,9 @@ pub(super) fn replace(path: &Path, content: &str) -> anyhow::Result<()> {
 fn write_atomically(path: &Path, content: &str) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory)?;
-    // Beside the directory: whoever watches that (containerd does) reads it again at every change in it.
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = directory.with_file_name(format!(".{name}.new"));
+    // In the directory itself: containerd reads it again when a name in it goes away, not when one comes from elsewhere. The
+    // ending is not one that container runtimes take for a configuration.
+    let temporary = path.with_extension("new");
     let mut file = fs::File::create(&temporary)?;
     file.write_all(content.as_bytes())?;
     file.set_permissions(fs::Permissions::from_mode(0o644))?;
