@@ -104,7 +104,8 @@ impl Controller {
             return self.expire(&key, &job, &spec, now).await;
         }
         if job.metadata.deletion_timestamp.is_some() {
-            self.untrack(pods.iter().filter(|pod| progress::has_ended(pod))).await?;
+            let over = |pod: &&Pod| progress::has_ended(pod) || pod.metadata.deletion_timestamp.is_some();
+            self.untrack(pods.iter().filter(over)).await?;
             return Ok(None);
         }
         if !settled {
@@ -130,6 +131,9 @@ impl Controller {
         pods: &Pods<'_>,
         next: Next<'_>,
     ) -> anyhow::Result<Option<Duration>> {
+        if next.uncounted {
+            self.untrack(next.delete.iter().copied().take(BURST)).await?;
+        }
         self.control.delete_all(job, next.delete.iter().copied().take(BURST)).await?;
         let indexes: Vec<Option<i32>> = if progress::is_indexed(spec) {
             indexes::first_free(&next.succeeded_indexes, &pods.active_indexes(), next.create)

@@ -36,6 +36,8 @@ pub(super) struct Pods<'a> {
 pub(super) struct Next<'a> {
     pub(super) create: usize,
     pub(super) delete: Vec<&'a Pod>,
+    /// The deleted ones are not failures: the job is suspended, or has more pods than it wants.
+    pub(super) uncounted: bool,
     pub(super) again: Option<Duration>,
     /// Of an indexed job.
     pub(super) succeeded_indexes: BTreeSet<i32>,
@@ -70,6 +72,10 @@ impl<'a> Pods<'a> {
 
 pub(super) fn is_indexed(spec: &JobSpec) -> bool {
     spec.completion_mode.as_deref() == Some("Indexed")
+}
+
+fn replaces_only_failed(spec: &JobSpec) -> bool {
+    spec.pod_replacement_policy.as_deref() == Some("Failed")
 }
 
 pub(super) fn has_ended(pod: &Pod) -> bool {
@@ -113,7 +119,7 @@ pub(super) fn advance<'a>(
 ) -> (JobStatus, Next<'a>) {
     let mut status = job.status.clone().unwrap_or_default();
     let mut done = indexes::parse(status.completed_indexes.as_deref().unwrap_or_default(), completions(spec));
-    count(&mut status, pods);
+    count(&mut status, pods, spec);
     if is_indexed(spec) {
         done.extend(indexes_of(pods.succeeded.iter().copied()));
         done.retain(|index| *index < completions(spec));
@@ -125,7 +131,10 @@ pub(super) fn advance<'a>(
     start_or_suspend(&mut status, suspended, now);
     match verdict(&status, spec, pods, succeeded, failed, now) {
         Some(verdict) => end(&mut status, &verdict, pods, &mut next, now),
-        None if suspended => next.delete.clone_from(&pods.active),
+        None if suspended => {
+            next.delete.clone_from(&pods.active);
+            next.uncounted = true;
+        }
         None => work(&status, spec, pods, succeeded, &mut next, now),
     }
     // Pods that are about to be deleted are not active any more.
@@ -137,12 +146,17 @@ pub(super) fn advance<'a>(
     (status, next)
 }
 
-/// Ended pods: those not listed yet are listed; those listed whose finalizer is off are counted.
-fn count(status: &mut JobStatus, pods: &Pods<'_>) {
+/// Ended pods: those not listed yet are listed; those listed whose finalizer is off are counted. One that is being deleted
+/// counts as failed, since it may never come to say so, unless the job replaces only what has failed for good.
+fn count(status: &mut JobStatus, pods: &Pods<'_>, spec: &JobSpec) {
+    let mut failed = pods.failed.clone();
+    if !replaces_only_failed(spec) {
+        failed.extend(&pods.terminating);
+    }
     let tracked: HashSet<&str> = pods
         .succeeded
         .iter()
-        .chain(&pods.failed)
+        .chain(&failed)
         .filter(|pod| is_tracked(pod))
         .filter_map(|pod| uid(pod))
         .collect();
@@ -162,7 +176,7 @@ fn count(status: &mut JobStatus, pods: &Pods<'_>) {
         Some(open).filter(|open| !open.is_empty())
     };
     let succeeded = settle(old.succeeded, &mut status.succeeded, &pods.succeeded);
-    let failed = settle(old.failed, &mut status.failed, &pods.failed);
+    let failed = settle(old.failed, &mut status.failed, &failed);
     status.uncounted_terminated_pods = Some(UncountedTerminatedPods { failed, succeeded });
 }
 
@@ -295,11 +309,12 @@ fn work<'a>(
         }
     };
     // With this policy a pod is replaced only when it has ended for good.
-    let waits = spec.pod_replacement_policy.as_deref() == Some("Failed") || is_indexed(spec);
+    let waits = replaces_only_failed(spec) || is_indexed(spec);
     let present = pods.active.len() + if waits { pods.terminating.len() } else { 0 };
     next.again = deadline(status, spec, now);
     if pods.active.len() > wanted {
         next.delete = surplus(pods, pods.active.len() - wanted);
+        next.uncounted = true;
         return;
     }
     let missing = wanted.saturating_sub(present);

@@ -30,7 +30,15 @@ async fn a_job_ends_when_enough_pods_have_succeeded_and_goes_after_its_time_to_l
     let jobs = cluster.api::<Job>();
     let pods = cluster.api::<Pod>();
     jobs.create(&PostParams::default(), &from(job)).await.unwrap();
-    list_until(&pods, "two at once", |pods| pods.len() == 2).await;
+    let first = list_until(&pods, "two at once", |pods| pods.len() == 2).await;
+    // One is deleted: it goes, though it was tracked, and another takes its place.
+    let name = first[0].metadata.name.as_deref().unwrap();
+    eventually("the deleted pod goes", || async {
+        let _ = pods.delete(name, &kube::api::DeleteParams::default().grace_period(0)).await;
+        if pods.get_opt(name).await.unwrap().is_none() { Ok(()) } else { Err("still there") }
+    })
+    .await;
+    list_until(&pods, "two again", |pods| pods.len() == 2).await;
     let status = |job: &Job| job.status.clone().unwrap_or_default();
     eventually("three successes", || async {
         for pod in pods.list(&Default::default()).await.unwrap().items.iter().filter(|pod| is_running(pod)) {

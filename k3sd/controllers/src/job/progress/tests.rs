@@ -121,3 +121,20 @@ fn an_indexed_job_counts_indexes_not_pods() {
         (Some("0-2"), 0, vec!["SuccessCriteriaMet".to_owned()])
     );
 }
+
+#[test]
+fn a_pod_that_is_deleted_counts_as_failed_and_is_replaced() {
+    let spec = json!({"parallelism": 1});
+    let mut leaving = pod("a0", "Running", true);
+    leaving.metadata.deletion_timestamp = Some(Time(at(1)));
+    let (status, create, _) = step(&spec, JobStatus::default(), std::slice::from_ref(&leaving), FAR);
+    assert_eq!((listed(&status).len(), create, status.terminating), (1, 1, Some(1)));
+    leaving.metadata.finalizers = None;
+    let (status, ..) = step(&spec, status, &[leaving.clone(), pod("b0", "Running", true)], FAR);
+    assert_eq!((status.failed, listed(&status).len()), (Some(1), 0));
+    // With the other policy only what has failed for good counts, and is replaced.
+    leaving.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+    let patient = json!({"parallelism": 1, "podReplacementPolicy": "Failed"});
+    let (status, create, _) = step(&patient, JobStatus::default(), &[leaving], FAR);
+    assert_eq!((listed(&status).len(), create), (0, 0));
+}
