@@ -2,10 +2,13 @@
 //!
 //! ```text
 //!   new ──▶ active ──▶ being decided ──▶ bound
-//!             ▲              │ no node fits
-//!             │ time up      ▼
-//!          backoff ◀── unschedulable      (an event its rejecting plugins wait for, or five minutes)
+//!             ▲          │ no node fits │ an error
+//!             │ time up  ▼              ▼
+//!          backoff ◀── unschedulable   error backoff ──▶ active
 //! ```
+//!
+//! An unschedulable pod waits for an event that its rejecting plugins named, or five minutes. While nothing is active, pods
+//! are taken from the backoff too (KEP-5142): waiting is for the others' sake. After an error the wait is kept.
 
 use std::{
     cmp::Reverse,
@@ -65,6 +68,8 @@ pub(crate) struct Waiting {
     attempts: u32,
     added: Instant,
     tried: Option<Instant>,
+    /// The last attempt ended with an error, not for want of a node.
+    erred: bool,
     /// What it waits for while unschedulable.
     events: Events,
 }
@@ -77,7 +82,8 @@ pub(crate) struct Queue {
     /// Every waiting pod, by uid, except the one being decided.
     pods: HashMap<String, Waiting>,
     active: BTreeSet<ActiveKey>,
-    backoff: BTreeMap<(Instant, String), ()>,
+    backoff: BTreeSet<(Instant, String)>,
+    error_backoff: BTreeSet<(Instant, String)>,
     unschedulable: BTreeMap<String, Instant>,
     /// What has happened since the pod that is being decided was taken.
     since_taken: Events,
@@ -96,10 +102,10 @@ impl Queue {
             return;
         }
         let waiting = match self.take_out(&uid) {
-            Some(Waiting { attempts, added, tried, events, .. }) => {
-                Waiting { pod, attempts, added, tried, events }
+            Some(waiting) => Waiting { pod, ..waiting },
+            None => {
+                Waiting { pod, attempts: 0, added: now, tried: None, erred: false, events: Events::default() }
             }
-            None => Waiting { pod, attempts: 0, added: now, tried: None, events: Events::default() },
         };
         self.requeue(waiting, now);
     }
@@ -112,9 +118,11 @@ impl Queue {
     /// Takes the next pod that is ready.
     pub(crate) fn pop(&mut self) -> Option<Waiting> {
         self.move_due(Instant::now());
-        let (.., uid) = self.active.pop_first()?;
+        let first = self.active.pop_first().map(|(.., uid)| uid);
+        let uid = first.or_else(|| self.backoff.pop_first().map(|(_, uid)| uid))?;
         let mut waiting = self.pods.remove(&uid)?;
         waiting.attempts += 1;
+        waiting.erred = false;
         waiting.tried = Some(Instant::now());
         self.since_taken = Events::default();
         Some(waiting)
@@ -132,7 +140,8 @@ impl Queue {
     }
 
     /// Puts a pod back whose attempt failed for another reason, such as a refused binding.
-    pub(crate) fn failed(&mut self, waiting: Waiting) {
+    pub(crate) fn failed(&mut self, mut waiting: Waiting) {
+        waiting.erred = true;
         self.requeue(waiting, Instant::now());
     }
 
@@ -154,14 +163,14 @@ impl Queue {
 
     /// When [`pop`](Self::pop) may next have a pod, if it has none now.
     fn next_due(&self) -> Option<Instant> {
-        let backoff = self.backoff.keys().next().map(|(at, _)| *at);
+        let backoff = self.error_backoff.first().map(|(at, _)| *at);
         let limit = self.unschedulable.values().min().copied();
         backoff.into_iter().chain(limit).min()
     }
 
     /// Waits until a pod is ready.
     pub(crate) async fn ready(&self) {
-        if !self.active.is_empty() {
+        if !self.active.is_empty() || !self.backoff.is_empty() {
             return;
         }
         match self.next_due() {
@@ -174,21 +183,21 @@ impl Queue {
     fn requeue(&mut self, waiting: Waiting, now: Instant) {
         let uid = waiting.pod.uid.clone();
         match waiting.ready_at().filter(|at| *at > now) {
-            Some(at) => {
-                self.backoff.insert((at, uid.clone()), ());
-            }
-            None => {
-                self.active.insert(waiting.active_key());
-            }
-        }
+            Some(at) if waiting.erred => self.error_backoff.insert((at, uid.clone())),
+            Some(at) => self.backoff.insert((at, uid.clone())),
+            None => self.active.insert(waiting.active_key()),
+        };
         self.pods.insert(uid, waiting);
     }
 
     fn move_due(&mut self, now: Instant) {
-        while let Some(entry) = self.backoff.first_entry().filter(|entry| entry.key().0 <= now) {
-            let ((_, uid), ()) = entry.remove_entry();
-            self.activate(&uid);
+        let mut due = Vec::new();
+        for backoff in [&mut self.backoff, &mut self.error_backoff] {
+            while backoff.first().is_some_and(|(at, _)| *at <= now) {
+                due.extend(backoff.pop_first().map(|(_, uid)| uid));
+            }
         }
+        due.iter().for_each(|uid| self.activate(uid));
         let expired: Vec<_> =
             self.unschedulable.iter().filter(|(_, at)| **at <= now).map(|(uid, _)| uid.clone()).collect();
         for uid in expired {
@@ -208,7 +217,9 @@ impl Queue {
         self.active.remove(&waiting.active_key());
         self.unschedulable.remove(uid);
         if let Some(at) = waiting.ready_at() {
-            self.backoff.remove(&(at, uid.to_owned()));
+            let key = (at, uid.to_owned());
+            self.backoff.remove(&key);
+            self.error_backoff.remove(&key);
         }
         Some(waiting)
     }
@@ -250,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_rejected_pod_waits_for_its_events_and_then_for_its_backoff() {
+    async fn a_rejected_pod_waits_for_its_events_and_backs_off_behind_others() {
         let mut queue = Queue::default();
         queue.upsert(pod("a", 0));
         let waiting = queue.pop().unwrap();
@@ -262,11 +273,23 @@ mod tests {
         let waiting = queue.pop().expect("its backoff is long over");
         queue.rejected(waiting, Events::NODE_ADD);
         queue.happened(Events::NODE_ADD);
-        assert!(queue.pop().is_none(), "must back off");
-        let before = Instant::now();
-        queue.ready().await;
-        assert_eq!(before.elapsed(), Duration::from_secs(2), "the second attempt waits twice as long");
-        assert_eq!(uid(queue.pop()).as_deref(), Some("a"));
+        queue.upsert(pod("new", 0));
+        assert_eq!(uid(queue.pop()).as_deref(), Some("new"), "one that is backing off comes after");
+        assert_eq!(uid(queue.pop()).as_deref(), Some("a"), "but does not wait for nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_an_error_the_wait_doubles_and_is_kept() {
+        let mut queue = Queue::default();
+        queue.upsert(pod("a", 0));
+        for seconds in [1, 2, 4, 8, 10, 10] {
+            let waiting = queue.pop().unwrap();
+            let before = Instant::now();
+            queue.failed(waiting);
+            assert!(queue.pop().is_none());
+            queue.ready().await;
+            assert_eq!(before.elapsed(), Duration::from_secs(seconds));
+        }
     }
 
     #[tokio::test(start_paused = true)]
