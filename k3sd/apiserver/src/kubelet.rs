@@ -1,5 +1,5 @@
-//! The way to kubelets, pods and services: one connection per request, TLS with this server's client certificate where the other end is
-//! a kubelet, and upgraded connections spliced byte for byte.
+//! The way to kubelets, pods and services: one connection per request, TLS with this server's client certificate only where the other
+//! end is a kubelet, and upgraded connections spliced byte for byte. Nothing of the caller's credentials is passed on.
 //!
 //! Nothing here reads what is streamed: a client's WebSocket or SPDY request goes to the kubelet with its own headers, and what the
 //! kubelet answers goes back, so the two agree on protocols end to end.
@@ -14,8 +14,12 @@ use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use machinery::status::Status;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::ServerName;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -32,10 +36,24 @@ const KUBELET_PORT: u16 = 10250;
 /// Upstream's `--kubelet-preferred-address-types` as K3s sets it.
 const ADDRESS_TYPES: [&str; 3] = ["InternalIP", "ExternalIP", "Hostname"];
 
-/// Opens connections to kubelets.
+/// Opens connections to kubelets, pods and services.
 #[derive(Debug, Clone)]
 pub(crate) struct KubeletTransport {
-    tls: Arc<ClientConfig>,
+    /// Shows this server's certificate, to a kubelet that has proved to be one.
+    kubelet: Arc<ClientConfig>,
+    /// Shows no certificate: the other end is whatever somebody put behind a pod or a service.
+    unproven: Arc<ClientConfig>,
+}
+
+/// How a connection is secured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Security {
+    /// Plain HTTP.
+    None,
+    /// TLS with a kubelet, both ends proved.
+    Kubelet,
+    /// TLS with an end that proves nothing and is shown nothing, as upstream speaks to pods and services.
+    Unproven,
 }
 
 /// Where a request is passed on to.
@@ -43,7 +61,7 @@ pub(crate) struct KubeletTransport {
 pub(crate) struct Upstream {
     pub host: String,
     pub port: u16,
-    pub tls: bool,
+    pub security: Security,
     /// Path and query.
     pub target: String,
 }
@@ -63,15 +81,69 @@ impl KubeletTransport {
         for certificate in &config.kubelet_ca {
             roots.add(certificate.clone())?;
         }
-        let mut tls = ClientConfig::builder_with_provider(provider)
+        let mut kubelet = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_client_auth_cert(
                 config.kubelet_client.chain.clone(),
                 config.kubelet_client.key.clone_key(),
             )?;
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { tls: Arc::new(tls) })
+        let mut unproven = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyServer::new(&provider)))
+            .with_no_client_auth();
+        for config in [&mut kubelet, &mut unproven] {
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        }
+        Ok(Self { kubelet: Arc::new(kubelet), unproven: Arc::new(unproven) })
+    }
+}
+
+/// Takes any certificate whose key the server holds: pods sign their own.
+#[derive(Debug)]
+struct AnyServer {
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl AnyServer {
+    fn new(provider: &CryptoProvider) -> Self {
+        Self { algorithms: provider.signature_verification_algorithms }
+    }
+}
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
     }
 }
 
@@ -94,7 +166,7 @@ pub(crate) fn of_node(shared: &Shared, name: &str, target: String) -> Result<Ups
         .and_then(|port| u16::try_from(port).ok())
         .filter(|port| *port > 0)
         .unwrap_or(KUBELET_PORT);
-    Ok(Upstream { host: host.to_owned(), port, tls: true, target })
+    Ok(Upstream { host: host.to_owned(), port, security: Security::Kubelet, target })
 }
 
 /// Pass a request on and its answer back. An upgraded connection lives on as a task of the server.
@@ -163,7 +235,7 @@ fn request(
     let bad = |error: &dyn std::error::Error| Status::bad_request(error.to_string());
     let upgrade = headers.get(UPGRADE).cloned();
     strip_hop_headers(&mut headers);
-    headers.remove(http::header::AUTHORIZATION);
+    strip_credentials(&mut headers);
     let host = format!("{}:{}", bracketed(&upstream.host), upstream.port);
     headers.insert(HOST, HeaderValue::from_str(&host).map_err(|error| bad(&error))?);
     if let (Some(upgrade), true) = (upgrade, upgrading) {
@@ -194,16 +266,29 @@ fn strip_hop_headers(headers: &mut HeaderMap) {
     }
 }
 
+/// Who the caller is, or acts as, has been decided here: the other end must not be able to repeat it.
+fn strip_credentials(headers: &mut HeaderMap) {
+    headers.remove(http::header::AUTHORIZATION);
+    headers.remove(http::header::PROXY_AUTHORIZATION);
+    let impersonation: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
+    for name in impersonation {
+        headers.remove(name);
+    }
+}
+
 type Sender = http1::SendRequest<http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, BoxError>>;
 
 async fn open(shared: &Arc<Shared>, upstream: &Upstream) -> Result<Sender, BoxError> {
     let stream = TcpStream::connect((upstream.host.as_str(), upstream.port)).await?;
     stream.set_nodelay(true)?;
-    if !upstream.tls {
-        return converse(shared, stream).await;
-    }
+    let tls = match upstream.security {
+        Security::None => return converse(shared, stream).await,
+        Security::Kubelet => &shared.kubelets.kubelet,
+        Security::Unproven => &shared.kubelets.unproven,
+    };
     let name = ServerName::try_from(upstream.host.clone())?;
-    let stream = TlsConnector::from(shared.kubelets.tls.clone()).connect(name, stream).await?;
+    let stream = TlsConnector::from(tls.clone()).connect(name, stream).await?;
     converse(shared, stream).await
 }
 
@@ -225,4 +310,21 @@ where
     };
     shared.tasks.spawn(driving.in_current_span());
     Ok(sender)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_the_callers_credentials_is_passed_on() {
+        let mut headers = HeaderMap::new();
+        for name in
+            ["authorization", "proxy-authorization", "impersonate-user", "impersonate-extra-scopes", "accept"]
+        {
+            headers.append(name, HeaderValue::from_static("x"));
+        }
+        strip_credentials(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
+    }
 }

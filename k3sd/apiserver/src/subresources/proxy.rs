@@ -3,7 +3,7 @@
 use machinery::status::Status;
 use serde_json::Value;
 
-use crate::kubelet::{self, Passed, Upstream};
+use crate::kubelet::{self, Passed, Security, Upstream};
 use crate::pipeline::Call;
 use crate::respond::Response;
 
@@ -29,8 +29,12 @@ fn upstream(call: &Call) -> Result<Upstream, Status> {
     match call.entry.resource.plural.as_str() {
         "nodes" => {
             let mut upstream = kubelet::of_node(&call.shared, parts.name, target)?;
-            if let Ok(port) = parts.port.parse() {
+            if let Ok(port) = parts.port.parse()
+                && port != upstream.port
+            {
+                // Something else on the node, which must not get to see the kubelet's client certificate.
                 upstream.port = port;
+                upstream.security = parts.security();
             }
             Ok(upstream)
         }
@@ -55,8 +59,8 @@ impl<'a> Parts<'a> {
         }
     }
 
-    fn tls(&self) -> bool {
-        self.scheme == "https"
+    fn security(&self) -> Security {
+        if self.scheme == "https" { Security::Unproven } else { Security::None }
     }
 }
 
@@ -73,7 +77,7 @@ fn pod(call: &Call, parts: &Parts<'_>, target: String) -> Result<Upstream, Statu
         port => port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?,
     };
     let port = u16::try_from(port).map_err(|_| Status::bad_request(format!("invalid port {port}")))?;
-    Ok(Upstream { host: host.to_owned(), port, tls: parts.tls(), target })
+    Ok(Upstream { host: host.to_owned(), port, security: parts.security(), target })
 }
 
 fn service(call: &Call, parts: &Parts<'_>, target: String) -> Result<Upstream, Status> {
@@ -102,7 +106,7 @@ fn service(call: &Call, parts: &Parts<'_>, target: String) -> Result<Upstream, S
     });
     let index = rand::random_range(0..ready.len().max(1));
     match ready.into_iter().nth(index) {
-        Some((host, port)) => Ok(Upstream { host, port, tls: parts.tls(), target }),
+        Some((host, port)) => Ok(Upstream { host, port, security: parts.security(), target }),
         None => {
             Err(Status::service_unavailable(format!("no endpoints available for service \"{}\"", parts.name)))
         }

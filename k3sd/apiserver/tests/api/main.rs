@@ -9,4 +9,5 @@ mod kubectl;
 mod lists;
 mod pods;
 mod protobuf;
+mod proxying;
 mod workloads;
