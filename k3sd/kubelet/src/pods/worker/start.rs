@@ -19,6 +19,8 @@ use crate::volumes::{self, FileSource};
 
 /// A hook without an end of its own is given this long.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often the runtime's network is looked at while a pod waits for it.
+const NETWORK_CHECK: Duration = Duration::from_millis(250);
 /// Dead incarnations kept per container, for `kubectl logs --previous`.
 const KEPT_DEAD: usize = 1;
 
@@ -47,6 +49,7 @@ impl Worker {
             self.stop_left_overs(state).await?;
         }
         self.prepare_volumes(pod, state).await?;
+        self.network_ready(pod).await?;
         std::fs::create_dir_all(sandbox::log_dir(pod, &self.agent.config))?;
         let parent = resources::cgroup_parent(resources::qos_class(pod), &self.uid);
         self.agent.hierarchy.create(&parent, &resources::pod_cgroup_files(pod))?;
@@ -68,6 +71,31 @@ impl Worker {
                 self.agent.events.pod_event(pod, "Warning", "FailedCreatePodSandBox", text);
                 Err(error.into())
             }
+        }
+    }
+
+    /// Waits until the runtime can give pods a network, unless the pod uses the host's. After a boot that takes a
+    /// moment, and sandboxes made before would fail.
+    async fn network_ready(&self, pod: &Pod) -> Result<(), SyncError> {
+        if pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)) {
+            return Ok(());
+        }
+        let mut told = false;
+        loop {
+            let conditions = self.agent.cri().status().await?;
+            let down = conditions
+                .into_iter()
+                .find(|condition| condition.r#type == "NetworkReady" && !condition.status);
+            let Some(down) = down else { return Ok(()) };
+            if !told {
+                told = true;
+                let text = format!(
+                    "network is not ready: container runtime network not ready: NetworkReady=false reason:{} message:{}",
+                    down.reason, down.message
+                );
+                self.agent.events.pod_event(pod, "Warning", "NetworkNotReady", text);
+            }
+            tokio::time::sleep(NETWORK_CHECK).await;
         }
     }
 
