@@ -1,7 +1,8 @@
 //! STATE: the one place that survives a reboot, mounted at /var.
 //!
-//! The rule about disks: use the one labelled `STATE`; else make the first *blank* disk into it; never touch a disk that holds
-//! anything else. Without a disk STATE is memory, which is said plainly, since then nothing survives.
+//! The rule about disks: use the one labelled `STATE`, at once; else, when every disk has had time to appear and the
+//! configuration is sound, make the first *blank* disk into it; never touch a disk that holds anything else. Without a disk STATE
+//! is memory, which is said plainly, since then nothing survives.
 
 use std::fs;
 use std::io;
@@ -36,6 +37,8 @@ const LABEL: &str = "STATE";
 const SMALLEST: u64 = 64 << 20;
 /// How long a disk may take to appear before memory is used instead.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long no device may have been announced before a blank disk is taken; a USB port needs about half of it to find a device.
+const QUIET: Duration = Duration::from_millis(700);
 const MKE2FS: &str = "/usr/sbin/mke2fs";
 const RESIZE2FS: &str = "/usr/sbin/resize2fs";
 /// Less than this is not worth growing for; a block group is 128 MiB, and the last one may be left out.
@@ -94,32 +97,73 @@ async fn find(policy: StatePolicy, root: &str, board: &Board) -> Option<Found> {
         return None;
     }
     let listener = Listener::open().and_then(readable);
-    let search = async {
-        loop {
-            if let Ok(listener) = &listener {
-                listener.get_ref().drain();
-            }
-            if let Some(found) = choose(block::devices(), root, look_at) {
-                return found;
-            }
-            wait_for_event(&listener).await;
-        }
-    };
-    match (policy, tokio::time::timeout(PATIENCE, search).await) {
-        (_, Ok(found)) => Some(found),
-        (StatePolicy::Disk, Err(_)) => {
-            let text = format!("{}, and skerry.state=disk wants one; attach a blank disk", no_disk(root));
-            board.problem("state", Some(text));
-            loop {
-                if let Some(found) = choose(block::devices(), root, look_at) {
-                    board.problem("state", None);
-                    return Some(found);
-                }
-                wait_for_event(&listener).await;
+    let look = || choose(block::devices(), root, look_at);
+    let event = async || wait_for_event(&listener).await;
+    match tokio::time::timeout(PATIENCE, search(look, event, || settled(board))).await {
+        Ok(found) => return Some(found),
+        // What still moves now has had its time.
+        Err(_) => {
+            if let Some(found) = look() {
+                return Some(found);
             }
         }
-        (_, Err(_)) => None,
     }
+    if policy == StatePolicy::Auto {
+        return None;
+    }
+    let text = format!("{}, and skerry.state=disk wants one; attach a blank disk", no_disk(root));
+    board.problem("state", Some(text));
+    let found = search(look, event, || tokio::time::sleep(QUIET)).await;
+    board.problem("state", None);
+    Some(found)
+}
+
+/// Looks again after every event: for a labelled device, which is taken at once, or a blank disk, which is taken when `settled`
+/// comes before another event, because the labelled one may just be slower to appear.
+async fn search<S: Future<Output = ()>>(
+    look: impl Fn() -> Option<Found>,
+    event: impl AsyncFn(),
+    settled: impl Fn() -> S,
+) -> Found {
+    loop {
+        match look() {
+            Some(found @ Found::Labelled(_)) => return found,
+            Some(blank) => tokio::select! {
+                biased;
+                () = event() => {}
+                () = settled() => return blank,
+            },
+            None => event().await,
+        }
+    }
+}
+
+/// Returns when no disk is known to be on its way: the drivers of what is there are loaded, nothing has been announced for a
+/// while, and no USB disk is being waited for. An event cuts this short and it begins anew.
+async fn settled(board: &Board) {
+    let mut facts = board.watch();
+    if facts.wait_for(|facts| facts.modules_loaded).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(QUIET).await;
+    if unscanned_usb_host(Path::new("/sys/class/scsi_host")) {
+        // What the scan finds comes as an event.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Whether a USB storage device has been found whose disks have not: the kernel lets it spin up first (`usb_storage.delay_use`).
+fn unscanned_usb_host(class: &Path) -> bool {
+    let Ok(hosts) = fs::read_dir(class) else { return false };
+    hosts.flatten().filter_map(|host| fs::canonicalize(host.path().join("device")).ok()).any(|device| {
+        let scanned = fs::read_dir(&device)
+            .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| is_target(&entry))));
+        device.components().any(|part| part.as_os_str().as_encoded_bytes().starts_with(b"usb")) && !scanned
+    })
+}
+
+fn is_target(entry: &fs::DirEntry) -> bool {
+    entry.file_name().as_encoded_bytes().starts_with(b"target")
 }
 
 async fn wait_for_event(listener: &io::Result<AsyncFd<Listener>>) {
@@ -270,7 +314,10 @@ fn in_memory(policy: StatePolicy, root: &str, board: &Board) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+    use crate::board::Facts;
 
     fn disk(name: &str) -> Device {
         Device {
@@ -299,6 +346,49 @@ mod tests {
         let devices = vec![disk("fo1"), disk("bl1"), disk("st1"), disk("st2")];
         assert_eq!(chosen(devices), Some(Found::Labelled(disk("st1"))));
         assert_eq!(chosen(vec![disk("fo1"), disk("bl1"), disk("bl2")]), Some(Found::Blank(disk("bl1"))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_labelled_device_that_comes_within_the_quiet_period_wins_over_a_blank_disk() {
+        let looks = Cell::new(0);
+        let look = || {
+            looks.set(looks.get() + 1);
+            chosen(if looks.get() < 3 { vec![disk("bl1")] } else { vec![disk("bl1"), disk("st1")] })
+        };
+        let event = async || tokio::time::sleep(QUIET / 2).await;
+        let found = search(look, event, || tokio::time::sleep(QUIET)).await;
+        assert_eq!((found, looks.get()), (Found::Labelled(disk("st1")), 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_blank_disk_waits_for_drivers_and_quiet_and_a_labelled_one_for_nothing() {
+        let board = Board::new(Facts::default());
+        let start = tokio::time::Instant::now();
+        let silence = async || std::future::pending().await;
+        let labelled = search(|| chosen(vec![disk("st1")]), silence, || settled(&board)).await;
+        assert_eq!((labelled, start.elapsed()), (Found::Labelled(disk("st1")), Duration::ZERO));
+        let blank = search(|| chosen(vec![disk("bl1")]), silence, || settled(&board));
+        let mut blank = std::pin::pin!(blank);
+        assert!(tokio::time::timeout(PATIENCE, &mut blank).await.is_err(), "drivers are still being loaded");
+        board.update(|facts| facts.modules_loaded = true);
+        let start = tokio::time::Instant::now();
+        assert_eq!(blank.await, Found::Blank(disk("bl1")));
+        assert!(start.elapsed() >= QUIET);
+    }
+
+    #[test]
+    fn a_usb_host_without_targets_has_disks_to_come() {
+        let dir = std::env::temp_dir().join(format!("skerry-state-{}", std::process::id()));
+        let class = dir.join("class");
+        for (host, path) in [("host0", "pci/ata1/host0"), ("host1", "pci/usb1/1-1/host1")] {
+            fs::create_dir_all(class.join(host)).unwrap();
+            fs::create_dir_all(dir.join(path)).unwrap();
+            std::os::unix::fs::symlink(dir.join(path), class.join(host).join("device")).unwrap();
+        }
+        assert!(unscanned_usb_host(&class));
+        fs::create_dir(dir.join("pci/usb1/1-1/host1/target1:0:0")).unwrap();
+        assert!(!unscanned_usb_host(&class));
+        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
