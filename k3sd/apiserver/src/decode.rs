@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use machinery::kinds::Resource;
+use machinery::patch;
 use machinery::protobuf;
 use machinery::schema::{self, FieldValidation};
 use machinery::status::Status;
@@ -126,6 +127,9 @@ pub(crate) fn conform(
     expected: &Expected,
     validation: FieldValidation,
 ) -> Result<Vec<String>, Status> {
+    if patch::deeper_than(object, patch::MAX_DEPTH) {
+        return Err(Status::bad_request(format!("exceeded max depth {}", patch::MAX_DEPTH)));
+    }
     let table = schema::builtin();
     schema::check_types(table, &expected.type_name, object)
         // Upstream's decoder stops at the first.

@@ -16,6 +16,14 @@ pub enum PatchError {
     /// More operations than are allowed.
     #[error("The allowed maximum operations in a JSON patch is {MAX_JSON_PATCH_OPERATIONS}, got {0}")]
     TooLarge(usize),
+    /// Copies and moves carry more than is allowed.
+    #[error(
+        "unable to copy, the accumulated size increase of copy is {0}, exceeding the limit {MAX_COPIED_BYTES}"
+    )]
+    Copied(usize),
+    /// The outcome would be nested too deeply.
+    #[error("exceeded max depth {MAX_DEPTH}")]
+    TooDeep,
     /// A `test` of a JSON patch failed, or a path of it does not exist.
     #[error("the server rejected our request due to an error in our request")]
     NotApplicable(#[source] json_patch::PatchError),
@@ -23,18 +31,79 @@ pub enum PatchError {
 
 /// Most operations a JSON patch may have; upstream's limit.
 pub const MAX_JSON_PATCH_OPERATIONS: usize = 10_000;
+/// Most bytes that the copies and moves of one JSON patch may carry; upstream's limit on copies.
+pub const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
+/// Deepest nesting of an object. Decoders here stop at 128, and lists and watch events wrap objects in some more levels.
+pub const MAX_DEPTH: usize = 100;
 
 /// Applies an RFC 6902 JSON patch: all of it, or nothing.
 ///
 /// # Errors
-/// The patch is malformed, a path does not exist, or a test failed.
+/// The patch is malformed, a path does not exist, a test failed, or the outcome would be too large or too deep.
 pub fn json(doc: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let operations: json_patch::Patch =
         serde::Deserialize::deserialize(patch).map_err(|err| PatchError::Malformed(err.to_string()))?;
     if operations.len() > MAX_JSON_PATCH_OPERATIONS {
         return Err(PatchError::TooLarge(operations.len()));
     }
-    json_patch::patch(doc, &operations).map_err(PatchError::NotApplicable)
+    let mut patched = doc.clone();
+    let mut carried = 0;
+    for operation in operations.iter() {
+        bound(&patched, operation, &mut carried)?;
+        json_patch::patch_unsafe(&mut patched, std::slice::from_ref(operation))
+            .map_err(PatchError::NotApplicable)?;
+    }
+    *doc = patched;
+    Ok(())
+}
+
+/// A few copies of copies make any document huge, and one into itself deeper than a stack can follow: measured before it happens.
+/// Moves are charged too, as measuring them costs the same.
+fn bound(doc: &Value, operation: &json_patch::PatchOperation, carried: &mut usize) -> Result<(), PatchError> {
+    use json_patch::PatchOperation as Op;
+    let (value, from) = match operation {
+        Op::Add(add) => (Some(&add.value), None),
+        Op::Replace(replace) => (Some(&replace.value), None),
+        Op::Copy(copy) => (copy.from.resolve(doc).ok(), Some(&copy.from)),
+        Op::Move(from) => (from.from.resolve(doc).ok(), Some(&from.from)),
+        Op::Remove(_) | Op::Test(_) => (None, None),
+    };
+    // What is not there is refused when it is applied.
+    let Some(value) = value else { return Ok(()) };
+    let room = MAX_DEPTH.checked_sub(operation.path().count()).ok_or(PatchError::TooDeep)?;
+    if deeper_than(value, room) {
+        return Err(PatchError::TooDeep);
+    }
+    if from.is_some() {
+        *carried += size(value);
+        if *carried > MAX_COPIED_BYTES {
+            return Err(PatchError::Copied(*carried));
+        }
+    }
+    Ok(())
+}
+
+/// True if objects and lists are nested in more than `limit` levels.
+pub fn deeper_than(value: &Value, limit: usize) -> bool {
+    let Some(below) = limit.checked_sub(1) else { return value.is_object() || value.is_array() };
+    match value {
+        Value::Object(map) => map.values().any(|value| deeper_than(value, below)),
+        Value::Array(list) => list.iter().any(|value| deeper_than(value, below)),
+        _ => false,
+    }
+}
+
+/// About the bytes of the compact encoding.
+fn size(value: &Value) -> usize {
+    const PUNCTUATION: usize = 4;
+    match value {
+        Value::Object(map) => {
+            2 + map.iter().map(|(key, value)| key.len() + PUNCTUATION + size(value)).sum::<usize>()
+        }
+        Value::Array(list) => 2 + list.iter().map(|value| 1 + size(value)).sum::<usize>(),
+        Value::String(text) => 2 + text.len(),
+        _ => PUNCTUATION,
+    }
 }
 
 /// Applies an RFC 7386 JSON merge patch.
@@ -55,8 +124,8 @@ impl From<PatchError> for Status {
     fn from(err: PatchError) -> Self {
         match err {
             PatchError::Malformed(message) => Self::bad_request(message),
-            PatchError::TooLarge(_) => Self::too_large(&err.to_string()),
-            PatchError::NotApplicable(_) => Self::unprocessable(err.to_string()),
+            PatchError::TooLarge(_) | PatchError::Copied(_) => Self::too_large(&err.to_string()),
+            PatchError::TooDeep | PatchError::NotApplicable(_) => Self::unprocessable(err.to_string()),
         }
     }
 }
@@ -80,6 +149,32 @@ mod tests {
         assert!(matches!(json(&mut doc, &patch), Err(PatchError::NotApplicable(_))));
         assert_eq!(doc, before);
         assert!(matches!(json(&mut doc, &json!({"op": "add"})), Err(PatchError::Malformed(_))));
+    }
+
+    #[test]
+    fn copies_of_copies_are_bounded_in_size_and_depth() {
+        let fill = json!({"op": "add", "path": "/data/seed", "value": "x".repeat(1000)});
+        let double = |n| json!({"op": "copy", "from": "/data", "path": format!("/data/c{n}")});
+        let operations = |count| std::iter::once(fill.clone()).chain((0..count).map(double)).collect();
+        let before = json!({"data": {}});
+        let mut doc = before.clone();
+        assert!(matches!(json(&mut doc, &Value::Array(operations(40))), Err(PatchError::Copied(_))));
+        assert_eq!(doc, before);
+        json(&mut doc, &Value::Array(operations(4))).expect("a few copies");
+        let into_itself = |n| json!({"op": "copy", "from": "/a", "path": format!("/a{}", "/a".repeat(n))});
+        let deepen: Vec<Value> = (0..10).map(|n| into_itself(1 << n)).collect();
+        let mut doc = json!({"a": {}});
+        assert!(matches!(json(&mut doc, &Value::Array(deepen)), Err(PatchError::TooDeep)));
+        let mut deep = json!({});
+        for _ in 0..90 {
+            deep = json!({ "a": deep });
+        }
+        let graft = json!([{"op": "add", "path": "/b", "value": deep},
+            {"op": "move", "from": "/b", "path": "/a/a"}]);
+        json(&mut json!({"a": {}}), &graft).expect("within the limit");
+        assert!(!deeper_than(&deep, 91) && deeper_than(&deep, 90));
+        assert_eq!(Status::from(PatchError::Copied(1)).code, 413);
+        assert_eq!(Status::from(PatchError::TooDeep).code, 422);
     }
 
     proptest! {
