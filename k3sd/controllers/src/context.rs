@@ -35,7 +35,7 @@ impl Context {
     }
 }
 
-/// Adds to `queue` what `keys` makes of each change, until shutdown.
+/// Adds to `queue` what `keys` makes of each change, until the informers are shut down (with the controllers).
 pub(crate) async fn feed<K, T, I>(informer: &Informer<K>, queue: &WorkQueue<T>, keys: impl Fn(Change<K>) -> I)
 where
     T: Clone + Eq + Hash + Ord + fmt::Display,

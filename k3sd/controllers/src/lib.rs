@@ -51,7 +51,7 @@ pub struct Config {
     pub root_ca: String,
 }
 
-/// Runs every controller until `cancel`.
+/// Runs every controller until `cancel`, which must end the informers too.
 ///
 /// # Errors
 /// If a controller ends before that.

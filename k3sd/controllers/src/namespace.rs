@@ -97,13 +97,22 @@ impl Controller {
         Ok(Some((age / 2).clamp(POLL_FIRST, POLL_MAX)))
     }
 
-    /// Deletes everything in the namespace, and counts what is left.
+    /// Deletes everything in the namespace, and counts what is left. Pods go first (KEP-5080): as long as one of them runs,
+    /// what protects it and others, such as network policies, stays.
     async fn empty(&self, namespace: &str) -> anyhow::Result<Content> {
         let (resources, failed) = discovery::resources(&self.context.client).await?;
         let mut content = Content { discovery_failures: failed, ..Content::default() };
-        for resource in resources.iter().filter(|resource| resource.namespaced && resource.can("delete")) {
-            if let Err(error) = self.empty_kind(namespace, resource, &mut content).await {
-                content.delete_failures.push(format!("{}: {error}", resource.qualified()));
+        let deletable = resources.iter().filter(|resource| resource.namespaced && resource.can("delete"));
+        let (pods, others): (Vec<_>, Vec<_>) =
+            deletable.partition(|resource| resource.api_version == "v1" && resource.plural == "pods");
+        for kinds in [pods, others] {
+            for resource in kinds {
+                if let Err(error) = self.empty_kind(namespace, resource, &mut content).await {
+                    content.delete_failures.push(format!("{}: {error}", resource.qualified()));
+                }
+            }
+            if !content.remaining.is_empty() || !content.delete_failures.is_empty() {
+                break;
             }
         }
         Ok(content)

@@ -102,6 +102,42 @@ async fn a_deleted_deployment_takes_its_sets_and_pods_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_deleted_namespace_nothing_goes_before_the_last_pod() {
+    let cluster = Cluster::start().await;
+    cluster.add_node("one").await;
+    let namespaces = cluster.cluster_api::<Namespace>();
+    namespaces.create(&PostParams::default(), &from(json!({"metadata": {"name": "doomed"}}))).await.unwrap();
+    let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "doomed");
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), "doomed");
+    get_until(&maps, "kube-root-ca.crt", "root certificate", |_| true).await;
+    let pod: Pod =
+        from(json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}));
+    let params = PostParams::default();
+    eventually("the service account is there", || pods.create(&params, &pod)).await;
+    get_until(&pods, "p", "placed", |pod| pod.spec.as_ref().unwrap().node_name.is_some()).await;
+    namespaces.delete("doomed", &DeleteParams::default()).await.unwrap();
+    let says = |namespace: &Namespace| {
+        let conditions = namespace.status.as_ref().and_then(|status| status.conditions.as_ref());
+        conditions.into_iter().flatten().any(|one| {
+            one.type_ == "NamespaceContentRemaining"
+                && one.message.as_deref()
+                    == Some("Some resources are remaining: pods. has 1 resource instances")
+        })
+    };
+    get_until(&namespaces, "doomed", "waiting for the pod", says).await;
+    assert!(maps.get_opt("kube-root-ca.crt").await.unwrap().is_some());
+    pods.delete("p", &DeleteParams::default().grace_period(0)).await.unwrap();
+    eventually("namespace gone", || async {
+        match namespaces.get_opt("doomed").await.unwrap() {
+            None => Ok(()),
+            Some(namespace) => Err(namespace),
+        }
+    })
+    .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_namespace_is_emptied_first_and_says_what_holds_it() {
     let cluster = Cluster::start().await;
     let namespaces = cluster.cluster_api::<Namespace>();
