@@ -7,6 +7,7 @@
 //! Everything up to the verb happens here; each verb is a file below `verbs/`.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -31,6 +32,8 @@ use crate::{authz, negotiate, nonresource, verbs};
 
 /// Upstream's limit on request bodies.
 const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+/// How long a request body may take, as it holds a place among the requests in flight: upstream's limit on whole requests.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One request for a resource, past authentication and authorization.
 pub(crate) struct Call {
@@ -70,8 +73,15 @@ impl Call {
     }
 }
 
-/// A request body, within the limit.
-pub(crate) async fn read(mut body: UnsyncBoxBody<Bytes, BoxError>) -> Result<Bytes, Status> {
+/// A request body, within the limits.
+async fn read(body: UnsyncBoxBody<Bytes, BoxError>) -> Result<Bytes, Status> {
+    match tokio::time::timeout(BODY_TIMEOUT, read_whole(body)).await {
+        Ok(read) => read,
+        Err(_) => Err(Status::timeout("request body did not arrive within the allotted time")),
+    }
+}
+
+async fn read_whole(mut body: UnsyncBoxBody<Bytes, BoxError>) -> Result<Bytes, Status> {
     let mut whole = Bytes::new();
     let mut parts = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -214,4 +224,19 @@ async fn answer(
         let _late = shared.fresh().await;
     }
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_ends_is_given_up() {
+        let first = futures::stream::iter([Ok(http_body::Frame::data(Bytes::from_static(b"{")))]);
+        let slow = StreamBody::new(futures::StreamExt::chain(first, futures::stream::pending()));
+        let refused = read(UnsyncBoxBody::new(slow)).await.expect_err("too slow");
+        assert_eq!(refused.code, 504);
+    }
 }
