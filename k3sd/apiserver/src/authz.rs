@@ -1,17 +1,21 @@
 //! May they: cluster administrators may everything, everybody else what RBAC's roles and bindings say.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use http::HeaderMap;
 use machinery::status::Status;
+use percent_encoding::percent_decode_str;
 
 use crate::request::{Query, RequestInfo};
 use crate::server::Shared;
-use crate::user::{AUTHENTICATED, MASTERS, UNAUTHENTICATED, UserInfo};
+use crate::user::{ANONYMOUS, AUTHENTICATED, MASTERS, UNAUTHENTICATED, UserInfo};
 
 pub(crate) mod rbac;
 
+/// Group of what identities are made of, besides users and groups.
+const AUTHENTICATION: &str = "authentication.k8s.io";
 /// Paths that need no identity.
 const PUBLIC: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
@@ -92,52 +96,103 @@ impl fmt::Display for Attributes {
     }
 }
 
-/// The user to act as, if the headers ask for another one and the caller may impersonate it.
+/// What the impersonation headers ask for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    user: String,
+    uid: String,
+    groups: Vec<String>,
+    extra: BTreeMap<String, Vec<String>>,
+}
+
+impl Wanted {
+    /// A value that cannot be read is refused: without it, the request would run as somebody else.
+    fn parse(headers: &HeaderMap) -> Result<Self, Status> {
+        let mut wanted = Self::default();
+        for (name, value) in headers {
+            let Some(part) = name.as_str().strip_prefix("impersonate-") else { continue };
+            let value = std::str::from_utf8(value.as_bytes())
+                .map_err(|_| Status::bad_request(format!("header {name} is not UTF-8")))?;
+            match part {
+                "user" => value.clone_into(&mut wanted.user),
+                "uid" => value.clone_into(&mut wanted.uid),
+                "group" => wanted.groups.push(value.to_owned()),
+                _ => {
+                    if let Some(key) = part.strip_prefix("extra-") {
+                        let decoded = percent_decode_str(key).decode_utf8();
+                        let key = decoded.map_or_else(|_| key.to_owned(), |key| key.to_lowercase());
+                        wanted.extra.entry(key).or_default().push(value.to_owned());
+                    }
+                }
+            }
+        }
+        Ok(wanted)
+    }
+}
+
+/// The user to act as, if the headers ask for another one and the caller may impersonate all of it.
 pub(crate) fn impersonate(
     shared: &Arc<Shared>,
     user: UserInfo,
     headers: &HeaderMap,
 ) -> Result<UserInfo, Status> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let wanted = text("impersonate-user");
-    let groups: Vec<&str> =
-        headers.get_all("impersonate-group").iter().filter_map(|value| value.to_str().ok()).collect();
-    if wanted.is_empty() {
-        if groups.is_empty() && text("impersonate-uid").is_empty() {
-            return Ok(user);
-        }
+    let wanted = Wanted::parse(headers)?;
+    if wanted == Wanted::default() {
+        return Ok(user);
+    }
+    if wanted.user.is_empty() {
         return Err(Status::bad_request("requested impersonation without impersonating a user"));
     }
-    let may = |group: &str, resource: &str, namespace: &str, name: &str| {
-        let attributes = Attributes {
-            verb: "impersonate".to_owned(),
-            is_resource: true,
-            group: group.to_owned(),
-            resource: resource.to_owned(),
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            ..Attributes::default()
-        };
-        if allowed(shared, &user, &attributes) { Ok(()) } else { Err(attributes.refused(&user)) }
-    };
-    let account = wanted.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
-    match account {
-        Some((namespace, name)) => may("", "serviceaccounts", namespace, name)?,
-        None => may("", "users", "", wanted)?,
+    let account = wanted.user.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
+    for attributes in impersonated(&wanted, account) {
+        if !allowed(shared, &user, &attributes) {
+            return Err(attributes.refused(&user));
+        }
     }
-    for group in &groups {
-        may("", "groups", "", group)?;
-    }
-    let mut acting = UserInfo { name: wanted.to_owned(), ..UserInfo::default() };
-    acting.groups = groups.iter().map(|group| (*group).to_owned()).collect();
+    let mut groups = wanted.groups;
     if let (Some((namespace, _)), true) = (account, groups.is_empty()) {
-        acting.groups =
-            vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+        groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
     }
-    if !acting.in_group(UNAUTHENTICATED) && !acting.in_group(AUTHENTICATED) {
+    let mut acting = UserInfo { groups, uid: wanted.uid, extra: wanted.extra, ..UserInfo::default() };
+    if wanted.user == ANONYMOUS {
+        if !acting.in_group(UNAUTHENTICATED) {
+            acting.groups.push(UNAUTHENTICATED.to_owned());
+        }
+    } else if !acting.in_group(UNAUTHENTICATED) && !acting.in_group(AUTHENTICATED) {
         acting.groups.push(AUTHENTICATED.to_owned());
     }
+    acting.name = wanted.user;
     Ok(acting)
+}
+
+/// Everything that has to be allowed for this.
+fn impersonated(wanted: &Wanted, account: Option<(&str, &str)>) -> Vec<Attributes> {
+    let of = |group: &str, resource: &str, name: &str| Attributes {
+        verb: "impersonate".to_owned(),
+        is_resource: true,
+        group: group.to_owned(),
+        resource: resource.to_owned(),
+        name: name.to_owned(),
+        ..Attributes::default()
+    };
+    let mut all = vec![match account {
+        Some((namespace, name)) => {
+            Attributes { namespace: namespace.to_owned(), ..of("", "serviceaccounts", name) }
+        }
+        None => of("", "users", &wanted.user),
+    }];
+    all.extend(wanted.groups.iter().map(|group| of("", "groups", group)));
+    if !wanted.uid.is_empty() {
+        all.push(of(AUTHENTICATION, "uids", &wanted.uid));
+    }
+    for (key, values) in &wanted.extra {
+        let extra = |value: &String| Attributes {
+            subresource: key.clone(),
+            ..of(AUTHENTICATION, "userextras", value)
+        };
+        all.extend(values.iter().map(extra));
+    }
+    all
 }
 
 /// Allow or refuse a request.

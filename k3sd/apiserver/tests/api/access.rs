@@ -1,10 +1,13 @@
 //! Who may do what.
 
 use apiserver::UserInfo;
-use http::{Method, StatusCode};
-use serde_json::Value;
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use serde_json::{Value, json};
+use tower::ServiceExt;
 
-use crate::harness::Server;
+use crate::harness::{Server, admin};
 
 #[tokio::test]
 async fn identities_may_do_what_their_roles_say_and_no_more() {
@@ -43,5 +46,64 @@ async fn identities_may_do_what_their_roles_say_and_no_more() {
             "nodes \"n1\" is forbidden: User \"system:kube-scheduler\" cannot delete resource \"nodes\" in API group \"\" at the cluster scope"
         )
     );
+    server.stop().await;
+}
+
+/// Who somebody with these headers is to the server.
+async fn who(server: &Server, user: UserInfo, headers: &[(&str, &str)]) -> (StatusCode, Value) {
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}).to_string();
+    let mut request = Request::post("/apis/authentication.k8s.io/v1/selfsubjectreviews")
+        .header("content-type", "application/json");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(Bytes::from(review))).unwrap();
+    let response = server.api.service_as(user).oneshot(request).await.unwrap();
+    let status = response.status();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&bytes).unwrap())
+}
+
+#[tokio::test]
+async fn every_part_of_an_impersonated_identity_needs_leave() {
+    let server = Server::start().await;
+    let role = json!({"metadata": {"name": "imp"},
+        "rules": [{"apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"]},
+            {"apiGroups": ["authentication.k8s.io"], "resources": ["userextras/team"], "resourceNames": ["red"],
+                "verbs": ["impersonate"]}]});
+    let binding = json!({"metadata": {"name": "imp"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "imp"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "helper"}]});
+    for (plural, object) in [("clusterroles", role), ("clusterrolebindings", binding)] {
+        let path = format!("/apis/rbac.authorization.k8s.io/v1/{plural}");
+        let (status, body) = server.call(Method::POST, &path, object).await;
+        assert_eq!(status, StatusCode::CREATED, "{body}");
+    }
+    let as_bob = ("impersonate-user", "bob");
+    let (_, all) = who(
+        &server,
+        admin(),
+        &[as_bob, ("Impersonate-Uid", "7"), ("Impersonate-Extra-Acme.com%2fTeam", "red")],
+    )
+    .await;
+    let info = &all["status"]["userInfo"];
+    assert_eq!(info["uid"], "7", "{all}");
+    assert_eq!(info["extra"], json!({"acme.com/team": ["red"]}), "{all}");
+    let helper = || UserInfo::new("helper", &[]);
+    let cases = [
+        (vec![as_bob], StatusCode::CREATED),
+        (vec![as_bob, ("impersonate-extra-team", "red")], StatusCode::CREATED),
+        (vec![as_bob, ("impersonate-extra-team", "blue")], StatusCode::FORBIDDEN),
+        (vec![as_bob, ("impersonate-extra-other", "red")], StatusCode::FORBIDDEN),
+        (vec![as_bob, ("impersonate-uid", "7")], StatusCode::FORBIDDEN),
+        (vec![as_bob, ("impersonate-group", "g")], StatusCode::FORBIDDEN),
+        (vec![("impersonate-extra-team", "red")], StatusCode::BAD_REQUEST),
+    ];
+    for (headers, expected) in cases {
+        let (status, body) = who(&server, helper(), &headers).await;
+        assert_eq!(status, expected, "{headers:?}: {body}");
+    }
+    let anonymous = [("impersonate-user", "system:anonymous")];
+    assert_eq!(who(&server, helper(), &anonymous).await.0, StatusCode::UNAUTHORIZED);
     server.stop().await;
 }
