@@ -42,7 +42,7 @@ pub(crate) fn authenticate(
     }
 }
 
-/// The token of `Authorization: Bearer`, or of the WebSocket subprotocol that browsers use instead.
+/// The token of `Authorization: Bearer`.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;

@@ -223,6 +223,10 @@ fn bound_user(payload: &Value, objects: &Registry) -> Option<UserInfo> {
         alive(objects, "secrets", namespace, name, uid)?;
     }
     if let Some(name) = text("/node/name") {
+        // A pod's token only mentions the node: it ends with the pod.
+        if text("/pod/name").is_none() {
+            alive(objects, "nodes", "", name, text("/node/uid")?)?;
+        }
         note("node-name", name);
         if let Some(uid) = text("/node/uid") {
             note("node-uid", uid);

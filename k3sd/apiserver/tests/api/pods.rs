@@ -128,6 +128,27 @@ async fn a_token_bound_to_a_pod_opens_the_api_until_the_pod_is_gone() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn a_token_bound_to_a_node_ends_with_the_node() {
+    let server = Server::start().await;
+    running_pod(&server, 10250).await;
+    server.call(Method::POST, "/api/v1/nodes", json!({ "metadata": { "name": "n9" } })).await;
+    let request =
+        json!({ "spec": { "boundObjectRef": { "apiVersion": "v1", "kind": "Node", "name": "n9" } } });
+    let target = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let (status, body) = server.call(Method::POST, target, request).await;
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+    let review = || json!({ "spec": { "token": body["status"]["token"] } });
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let (_, answer) = server.call(Method::POST, reviews, review()).await;
+    assert_eq!(answer["status"]["authenticated"], true, "{answer}");
+    let (status, _) = server.call(Method::DELETE, "/api/v1/nodes/n9", Value::Null).await;
+    assert_eq!(status, StatusCode::OK);
+    let (_, answer) = server.call(Method::POST, reviews, review()).await;
+    assert_ne!(answer["status"]["authenticated"], true, "{answer}");
+    server.stop().await;
+}
+
 /// One TLS connection of a kubelet: what was asked, and then an answer or an upgrade that echoes.
 async fn scripted_kubelet(
     server: &Server,
