@@ -19,6 +19,8 @@ pub(crate) const IMAGE_FILE: &str = "/usr/share/skerry/config.toml";
 pub(crate) const STATE_FILE: &str = "/var/lib/skerry/config.toml";
 /// What our words on the kernel command line begin with.
 const PREFIX: &str = "skerry.";
+/// Where something is wrong that is nowhere: a role nobody gave.
+const NO_PLACE: &str = "configuration";
 
 /// The resolved configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -256,12 +258,17 @@ impl Resolved {
             let problem = format!(
                 "no role is given; put {PREFIX}role=server on the kernel command line, or role = \"server\" in {STATE_FILE}"
             );
-            self.mistake("configuration".to_owned(), problem);
+            self.mistake(NO_PLACE.to_owned(), problem);
         }
     }
 }
 
 impl Mistake {
+    /// Whether it is that no source gives a role, which a source not yet read may make good.
+    pub(crate) fn is_missing_role(&self) -> bool {
+        self.place == NO_PLACE
+    }
+
     /// Whether it is in the setting of `key`.
     pub(crate) fn is_about(&self, key: &str) -> bool {
         let name = self.place.rsplit(": ").next().unwrap_or_default();

@@ -116,8 +116,9 @@ impl Machine {
 
     /// The state policy is read before there is a STATE to keep a configuration on.
     async fn prepare_state(&mut self) -> Result<String> {
-        let policy = config::load(&[Path::new(config::IMAGE_FILE)], &self.cmdline).config.state;
-        let place = state::prepare(policy, &boot::root_source(), &self.board, &self.reaper).await?;
+        let early = config::load(&[Path::new(config::IMAGE_FILE)], &self.cmdline);
+        let wish = state::Wish::new(&early, boot::root_source());
+        let place = state::prepare(&wish, &self.board, &self.reaper).await?;
         self.persistent = place != state::IN_MEMORY;
         note(&self.board, "clock", identity::raise_clock());
         note(&self.board, "seed", identity::stir_seed());

@@ -16,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::block::{self, Device};
 use crate::board::Board;
-use crate::config::StatePolicy;
+use crate::config::{Mistake, Resolved, StatePolicy};
 use crate::console::say;
 use crate::mounts;
 use crate::probe::{self, Content};
@@ -62,16 +62,63 @@ const DIRECTORIES: &[&str] = &[
     "/var/tmp",
 ];
 
-/// Finds, checks or makes STATE, mounts it and lays out its directories. Returns a description of where it is.
-pub(crate) async fn prepare(
+/// What STATE may be put on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// Where it may be.
     policy: StatePolicy,
-    root: &str,
-    board: &Board,
-    reaper: &Reaper,
-) -> Result<String> {
-    let place = match find(policy, root, board).await {
+    /// Whether a blank disk may be formatted.
+    format: bool,
+    /// The device that holds the root file system.
+    root: String,
+}
+
+impl Wish {
+    /// What the configuration that can be known before STATE asks for. With a mistake in it nobody can tell what was meant, so
+    /// nothing is formatted, nor is a disk waited for, which would keep the mistake from being corrected. A role may still be
+    /// given on STATE; a blank disk gives none, so it is not formatted without one either.
+    pub(crate) fn new(resolved: &Resolved, root: String) -> Self {
+        let format = resolved.mistakes.is_empty();
+        let clear = resolved.mistakes.iter().all(Mistake::is_missing_role);
+        let policy = match resolved.config.state {
+            StatePolicy::Disk if !clear => StatePolicy::Auto,
+            policy => policy,
+        };
+        Self { policy, format, root }
+    }
+
+    /// The device to use of those that are there.
+    fn choose(&self, devices: Vec<Device>, look_at: impl Fn(&Device) -> Kind) -> Option<Found> {
+        choose(devices, &self.root, look_at)
+            .filter(|found| self.format || matches!(found, Found::Labelled(_)))
+    }
+
+    /// There is no disk for STATE: which ones were looked at, since one of them may be a damaged STATE.
+    fn no_disk(&self) -> String {
+        let names: Vec<_> = block::devices()
+            .into_iter()
+            .filter(|device| device.node() != Path::new(&self.root))
+            .map(|device| device.name)
+            .collect();
+        let names = names.join(", ");
+        match (names.as_str(), self.format) {
+            ("", true) => "no disk labelled STATE and no blank disk (there is no other disk)".to_owned(),
+            ("", false) => "no disk labelled STATE".to_owned(),
+            (names, true) => format!(
+                "no disk labelled STATE and no blank disk ({names} holds something else or is too small, and is left alone)"
+            ),
+            (names, false) => format!(
+                "no disk labelled STATE ({names} is left alone; nothing is formatted before the configuration is right)"
+            ),
+        }
+    }
+}
+
+/// Finds, checks or makes STATE, mounts it and lays out its directories. Returns a description of where it is.
+pub(crate) async fn prepare(wish: &Wish, board: &Board, reaper: &Reaper) -> Result<String> {
+    let place = match find(wish, board).await {
         Some(found) => on_disk(found, board, reaper).await?,
-        None => in_memory(policy, root, board)?,
+        None => in_memory(wish, board)?,
     };
     for dir in DIRECTORIES {
         fs::create_dir_all(dir).with_context(|| format!("failed to create {dir}"))?;
@@ -92,12 +139,12 @@ enum Found {
 }
 
 /// Looks until there is a disk, patience ends (policy `auto`), or for ever (policy `disk`).
-async fn find(policy: StatePolicy, root: &str, board: &Board) -> Option<Found> {
-    if policy == StatePolicy::Ram {
+async fn find(wish: &Wish, board: &Board) -> Option<Found> {
+    if wish.policy == StatePolicy::Ram {
         return None;
     }
     let listener = Listener::open().and_then(readable);
-    let look = || choose(block::devices(), root, look_at);
+    let look = || wish.choose(block::devices(), look_at);
     let event = async || wait_for_event(&listener).await;
     match tokio::time::timeout(PATIENCE, search(look, event, || settled(board))).await {
         Ok(found) => return Some(found),
@@ -108,10 +155,11 @@ async fn find(policy: StatePolicy, root: &str, board: &Board) -> Option<Found> {
             }
         }
     }
-    if policy == StatePolicy::Auto {
+    if wish.policy == StatePolicy::Auto {
         return None;
     }
-    let text = format!("{}, and skerry.state=disk wants one; attach a blank disk", no_disk(root));
+    let remedy = if wish.format { "attach a blank disk" } else { "attach it, or give skerry.role" };
+    let text = format!("{}, and skerry.state=disk wants one; {remedy}", wish.no_disk());
     board.problem("state", Some(text));
     let found = search(look, event, || tokio::time::sleep(QUIET)).await;
     board.problem("state", None);
@@ -284,29 +332,16 @@ async fn run(reaper: &Reaper, command: &mut Command) -> Result<Exit> {
     reaper.run(command).await.with_context(|| format!("failed to run {}", program.display()))
 }
 
-/// There is no disk for STATE: which ones were looked at, since one of them may be a damaged STATE.
-fn no_disk(root: &str) -> String {
-    let names: Vec<_> = block::devices()
-        .into_iter()
-        .filter(|device| device.node() != Path::new(root))
-        .map(|device| device.name)
-        .collect();
-    let seen = if names.is_empty() {
-        "there is no other disk".to_owned()
-    } else {
-        format!("{} holds something else or is too small, and is left alone", names.join(", "))
-    };
-    format!("no disk labelled STATE and no blank disk ({seen})")
-}
-
-fn in_memory(policy: StatePolicy, root: &str, board: &Board) -> Result<String> {
+fn in_memory(wish: &Wish, board: &Board) -> Result<String> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mounts::tmpfs(Path::new(MOUNT_POINT), flags, "mode=0755,size=50%")?;
-    if policy == StatePolicy::Auto {
-        let text = format!(
-            "{}: the state is in memory and a reboot loses it; attach a blank disk and restart, or accept it with skerry.state=ram",
-            no_disk(root)
-        );
+    if wish.policy == StatePolicy::Auto {
+        let remedy = if wish.format {
+            "attach a blank disk and restart, or accept it with skerry.state=ram"
+        } else {
+            "correct the configuration and restart"
+        };
+        let text = format!("{}: the state is in memory and a reboot loses it; {remedy}", wish.no_disk());
         board.problem("state", Some(text));
     }
     Ok(IN_MEMORY.to_owned())
@@ -318,6 +353,8 @@ mod tests {
 
     use super::*;
     use crate::board::Facts;
+    use crate::cmdline::Cmdline;
+    use crate::config;
 
     fn disk(name: &str) -> Device {
         Device {
@@ -389,6 +426,26 @@ mod tests {
         fs::create_dir(dir.join("pci/usb1/1-1/host1/target1:0:0")).unwrap();
         assert!(!unscanned_usb_host(&class));
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_formatted_with_a_mistake_in_the_configuration() {
+        let cases = [
+            ("skerry.role=server", StatePolicy::Auto, true),
+            ("skerry.role=server skerry.state=disk", StatePolicy::Disk, true),
+            ("skerry.role=server skerry.state=rma", StatePolicy::Auto, false),
+            ("skerry.role=server skerry.state=disk skerry.ip=x", StatePolicy::Auto, false),
+            ("skerry.role=server skerry.stat=ram", StatePolicy::Auto, false),
+            ("skerry.state=disk", StatePolicy::Disk, false),
+        ];
+        for (words, policy, format) in cases {
+            let wish = Wish::new(&config::load(&[], &Cmdline::parse(words)), "/dev/root".to_owned());
+            assert_eq!((wish.policy, wish.format), (policy, format), "{words}");
+            let blank = wish.choose(vec![disk("bl1")], kind_by_name);
+            assert_eq!(blank, format.then(|| Found::Blank(disk("bl1"))), "{words}");
+            let labelled = wish.choose(vec![disk("bl1"), disk("st1")], kind_by_name);
+            assert_eq!(labelled, Some(Found::Labelled(disk("st1"))), "{words}");
+        }
     }
 
     #[test]
