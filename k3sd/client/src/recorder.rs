@@ -22,8 +22,8 @@ use tracing::debug;
 
 use crate::request::{self, Patch};
 
-/// Notes waiting to be sent; more are dropped.
-const QUEUE: usize = 256;
+/// Notes waiting to be sent; more are dropped. As many as upstream keeps.
+const QUEUE: usize = 1000;
 /// Notes remembered for folding repeats.
 const REMEMBERED: usize = 1024;
 /// Different messages for one object and reason within [`SIMILAR_WINDOW`] before they are combined.
