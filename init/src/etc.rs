@@ -56,23 +56,15 @@ pub(crate) fn write_resolv_conf(servers: &[IpAddr], search: Option<&str>) -> Res
     write("resolv.conf", &resolv_conf(servers, search))
 }
 
-/// Binds /etc/rancher to STATE and writes the configurations of the services. `node_ip` is the machine's address.
-pub(crate) fn write_services(hostname: &str) -> Result<()> {
+/// Binds /etc/rancher, which is the user's, to STATE and writes the configuration of containerd.
+pub(crate) fn write_services() -> Result<()> {
     let rancher = Path::new("/etc/rancher");
     fs::create_dir_all(rancher).context("failed to create /etc/rancher")?;
     mounts::bind(Path::new(RANCHER), rancher)?;
     fs::create_dir_all("/etc/rancher/k3s").context("failed to create /etc/rancher/k3s")?;
-    write("rancher/k3s/config.yaml", &k3s_config(hostname))?;
     let config = Path::new(CONTAINERD_CONFIG);
     write("containerd/config.toml", &containerd::config())
         .with_context(|| format!("failed to write {}", config.display()))
-}
-
-/// Written at each boot. A user's own settings go into `config.yaml.d`, which is left alone.
-fn k3s_config(hostname: &str) -> String {
-    format!(
-        "# Written by init at every boot; put your own settings into config.yaml.d/.\nnode-name: {hostname}\n"
-    )
 }
 
 fn hosts(hostname: &str) -> String {

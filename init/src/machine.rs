@@ -99,7 +99,7 @@ impl Machine {
         let mut obstacles: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
         match state {
             Ok(place) => {
-                if let Err(error) = etc::write_services(&hostname) {
+                if let Err(error) = etc::write_services() {
                     obstacles.push(format!("{error:#}"));
                 }
                 say!("state ready {place}");

@@ -21,6 +21,8 @@ pub(crate) struct Service {
     pub(crate) name: &'static str,
     /// Program and arguments.
     pub(crate) command: &'static [&'static str],
+    /// The environment variable in which it is told the host's name, if it is.
+    pub(crate) hostname_variable: Option<&'static str>,
     /// What must hold before it is started. Not what must go on holding: it is not stopped when that ends.
     pub(crate) needs: &'static [Condition],
     /// How it shows that it is ready.
@@ -84,6 +86,7 @@ pub(crate) const SERVER: &[Service] = &[
     Service {
         name: "containerd",
         command: &["/usr/bin/containerd", "--config", CONTAINERD_CONFIG],
+        hostname_variable: None,
         needs: &[Condition::State],
         ready: Ready::Socket(CONTAINERD_SOCKET),
         cgroup: "/podruntime/containerd",
@@ -102,6 +105,8 @@ pub(crate) const SERVER: &[Service] = &[
             "--container-runtime-endpoint",
             "unix:///run/k3s/containerd/containerd.sock",
         ],
+        // In its environment, so that the user's configuration file can say otherwise.
+        hostname_variable: Some("K3S_NODE_NAME"),
         // Started is enough: k3sd has much to do before it needs containerd, and waits for it then.
         needs: &[Condition::State, Condition::Network, Condition::Modules, Condition::Started("containerd")],
         ready: Ready::Notify,

@@ -209,6 +209,9 @@ impl Keeper {
         let (reader, writer) = io::pipe()?;
         let mut command = launch::command(self.service);
         set_environment(&mut command);
+        if let Some(variable) = self.service.hostname_variable {
+            command.env(variable, &self.context.board.watch().borrow().hostname);
+        }
         command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
         let child = self.context.reaper.spawn(&mut command)?;
         let reader = pipe::Receiver::from_owned_fd(reader.into())?;
