@@ -192,11 +192,13 @@ pub(crate) struct Resolved {
     pub(crate) config: Config,
     /// Every mistake. Services are started only when there is none.
     pub(crate) mistakes: Vec<Mistake>,
+    /// Settings without effect, because they are needed before the file they stand in can be read.
+    pub(crate) too_late: Vec<Mistake>,
 }
 
 /// Reads the files that exist, then the command line over them.
 pub(crate) fn load(files: &[&Path], cmdline: &Cmdline) -> Resolved {
-    let mut resolved = Resolved { config: Config::default(), mistakes: Vec::new() };
+    let mut resolved = Resolved { config: Config::default(), mistakes: Vec::new(), too_late: Vec::new() };
     for file in files {
         match std::fs::read_to_string(file) {
             Ok(text) => resolved.apply_file(&file.display().to_string(), &text),
@@ -227,6 +229,14 @@ impl Resolved {
         };
         for (key, value) in table {
             let place = format!("{file}: {key}");
+            // The root holds the image's file, and STATE the machine's own: both are found without them.
+            if key == "root" || (key == "state" && file == STATE_FILE) {
+                let also = if key == "state" { format!(" or in {IMAGE_FILE}") } else { String::new() };
+                let problem =
+                    format!("has no effect here; set {PREFIX}{key} on the kernel command line{also}");
+                self.too_late.push(Mistake { place, problem });
+                continue;
+            }
             match value {
                 toml::Value::String(text) => self.set(place, &key, Some(&text)),
                 other => self.mistake(place, format!("must be a string, not {}", other.type_str())),

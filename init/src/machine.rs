@@ -93,7 +93,10 @@ impl Machine {
     async fn bring_up(&mut self) {
         let state = self.prepare_state().await;
         let files = [Path::new(config::IMAGE_FILE), Path::new(config::STATE_FILE)];
-        let Resolved { config, mistakes } = config::load(&files, &self.cmdline);
+        let Resolved { config, mistakes, too_late } = config::load(&files, &self.cmdline);
+        for setting in too_late {
+            self.board.problem(&setting.to_string(), Some(setting.to_string()));
+        }
         let hostname = self.take_identity(&config, state.is_ok());
         self.start_network(&config, &hostname);
         let mut obstacles: Vec<_> = mistakes.iter().map(ToString::to_string).collect();

@@ -62,7 +62,7 @@ fn a_file_is_overridden_by_the_command_line_and_its_mistakes_are_made_good() {
 
 #[test]
 fn a_broken_file_names_its_line() {
-    let mut resolved = Resolved { config: Config::default(), mistakes: Vec::new() };
+    let mut resolved = Resolved { config: Config::default(), mistakes: Vec::new(), too_late: Vec::new() };
     resolved.apply_file("config.toml", "role = \"server\"\nhostname = \n");
     assert!(messages(&resolved)[0].starts_with("config.toml:2: "), "{:?}", resolved.mistakes);
 }
@@ -85,4 +85,23 @@ fn root_is_auto_a_label_or_a_device() {
     assert_eq!(parse_root("LABEL=skerry-root"), Ok(RootSource::Label("skerry-root".to_owned())));
     assert_eq!(parse_root("/dev/vda"), Ok(RootSource::Device("/dev/vda".to_owned())));
     assert!(parse_root("vda").is_err());
+}
+
+#[test]
+fn what_is_needed_before_a_file_can_be_read_is_pointed_out_there_and_is_no_mistake() {
+    let mut resolved = from_cmdline("skerry.role=server");
+    resolved.apply_file(IMAGE_FILE, "state = \"disk\"\n");
+    assert_eq!((resolved.config.state, resolved.too_late.len()), (StatePolicy::Disk, 0));
+    resolved.apply_file(STATE_FILE, "root = \"/dev/vdb\"\nstate = \"ram\"\nlog = \"warn\"\n");
+    let told: Vec<_> = resolved.too_late.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "/var/lib/skerry/config.toml: root: has no effect here; set skerry.root on the kernel command line",
+            "/var/lib/skerry/config.toml: state: has no effect here; set skerry.state on the kernel command line \
+             or in /usr/share/skerry/config.toml",
+        ]
+    );
+    assert_eq!(resolved.mistakes, []);
+    assert_eq!((resolved.config.state, resolved.config.log), (StatePolicy::Disk, Level::Warn));
 }
