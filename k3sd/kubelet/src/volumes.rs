@@ -5,12 +5,14 @@
 
 mod atomic;
 mod files;
+mod owner;
+mod sub_path;
 mod token;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume};
@@ -18,6 +20,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 pub(crate) use files::FileSource;
 use files::Payload;
+pub(crate) use sub_path::sub_path;
 pub(crate) use token::{TokenError, Tokens};
 
 use crate::objects::ObjectError;
@@ -103,16 +106,18 @@ async fn set_up(
 ) -> Result<PathBuf, SetUpError> {
     let dir =
         |plugin: &str| pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&volume.name);
-    let group = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()?.fs_group);
+    let group = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.security_context.as_ref()?.fs_group)
+        .map(owner::gid)
+        .transpose()?;
     if let Some(host_path) = &volume.host_path {
         return host_path_volume(host_path);
     }
     if let Some(empty_dir) = &volume.empty_dir {
         let path = dir("empty-dir");
-        empty_dir_volume(&path, empty_dir)?;
-        if let Some(group) = group {
-            own_by_group(&path, group, true)?;
-        }
+        empty_dir_volume(&path, empty_dir, group)?;
         return Ok(path);
     }
     let (plugin, in_memory) = match volume {
@@ -126,7 +131,7 @@ async fn set_up(
     let path = dir(plugin);
     write_files(&path, &payload, in_memory)?;
     if let Some(group) = group {
-        own_by_group(&path, group, false)?;
+        owner::own_by_group(&path, group)?;
     }
     if let Some(at) = payload.refresh_at {
         *refresh_at = Some(refresh_at.map_or(at, |earlier| earlier.min(at)));
@@ -137,18 +142,38 @@ async fn set_up(
 fn write_files(path: &Path, payload: &Payload, in_memory: bool) -> io::Result<()> {
     std::fs::create_dir_all(path)?;
     if in_memory && !is_mount_point(path)? {
-        mount_tmpfs(path, None)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+        mount_tmpfs(path, "mode=0755")?;
     }
     atomic::write(path, &payload.files)
 }
 
-fn empty_dir_volume(path: &Path, source: &EmptyDirVolumeSource) -> io::Result<()> {
-    std::fs::create_dir_all(path)?;
-    if source.medium.as_deref() == Some("Memory") && !is_mount_point(path)? {
-        mount_tmpfs(path, source.size_limit.as_ref().map(whole).filter(|size| *size > 0))?;
+/// Makes an emptyDir that is not there. One that is belongs to the pod, its mode and owner included, so the mode and
+/// group are set before the directory gets its name (or, in memory, by the mount itself).
+fn empty_dir_volume(path: &Path, source: &EmptyDirVolumeSource, gid: Option<u32>) -> io::Result<()> {
+    let mode = if gid.is_some() { 0o2777 } else { 0o777 };
+    if source.medium.as_deref() == Some("Memory") {
+        std::fs::create_dir_all(path)?;
+        if is_mount_point(path)? {
+            return Ok(());
+        }
+        let mut options = format!("mode={mode:04o}");
+        if let Some(gid) = gid {
+            options.push_str(&format!(",gid={gid}"));
+        }
+        if let Some(size) = source.size_limit.as_ref().map(whole).filter(|size| *size > 0) {
+            options.push_str(&format!(",size={size}"));
+        }
+        return mount_tmpfs(path, &options);
     }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))
+    if path.try_exists()? {
+        return Ok(());
+    }
+    // Volume names have no dot, so this is no other volume's; one that is there was left by an interrupted round.
+    let unfinished = path.with_extension("new");
+    std::fs::create_dir_all(&unfinished)?;
+    std::os::unix::fs::chown(&unfinished, None, gid)?;
+    std::fs::set_permissions(&unfinished, std::fs::Permissions::from_mode(mode))?;
+    std::fs::rename(&unfinished, path)
 }
 
 fn host_path_volume(source: &HostPathVolumeSource) -> Result<PathBuf, SetUpError> {
@@ -181,52 +206,8 @@ fn host_path_volume(source: &HostPathVolumeSource) -> Result<PathBuf, SetUpError
     }
 }
 
-/// The host path of `sub` inside a volume, made as a directory when nothing is there. Never outside the volume:
-/// symbolic links in the volume are resolved and checked.
-pub(crate) fn sub_path(volume: &Path, sub: &str) -> io::Result<PathBuf> {
-    let outside = || io::Error::new(io::ErrorKind::PermissionDenied, "it leads out of the volume");
-    let relative = Path::new(sub);
-    if !relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
-        return Err(outside());
-    }
-    let root = volume.canonicalize()?;
-    let mut path = root.clone();
-    for part in relative.components() {
-        path.push(part);
-        if path.symlink_metadata().is_err() {
-            std::fs::create_dir(&path)?;
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))?;
-        }
-        path = path.canonicalize()?;
-        if !path.starts_with(&root) {
-            return Err(outside());
-        }
-    }
-    Ok(path)
-}
-
-/// Hands a volume's files to a group (`fsGroup`), set-group-id on directories so that new files inherit it.
-fn own_by_group(path: &Path, group: i64, writable: bool) -> io::Result<()> {
-    let gid = u32::try_from(group).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let metadata = path.symlink_metadata()?;
-    std::os::unix::fs::lchown(path, None, Some(gid))?;
-    if metadata.is_symlink() {
-        return Ok(());
-    }
-    let (bits, directory_bits) = if writable { (0o660, 0o2770) } else { (0o440, 0o2550) };
-    let extra = if metadata.is_dir() { directory_bits } else { bits };
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(metadata.mode() | extra))?;
-    if metadata.is_dir() {
-        for entry in std::fs::read_dir(path)? {
-            own_by_group(&entry?.path(), group, writable)?;
-        }
-    }
-    Ok(())
-}
-
-fn mount_tmpfs(path: &Path, size_bytes: Option<i64>) -> io::Result<()> {
-    let options = size_bytes.map(|size| format!("size={size}"));
-    Ok(mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), options.as_deref())?)
+fn mount_tmpfs(path: &Path, options: &str) -> io::Result<()> {
+    Ok(mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(options))?)
 }
 
 fn is_mount_point(path: &Path) -> io::Result<bool> {
@@ -259,13 +240,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sub_path_cannot_leave_its_volume() {
-        let volume = tempfile::tempdir().unwrap();
-        let made = sub_path(volume.path(), "a/b").unwrap();
-        assert!(made.is_dir() && made.starts_with(volume.path().canonicalize().unwrap()));
-        std::os::unix::fs::symlink("/etc", volume.path().join("out")).unwrap();
-        for escape in ["../x", "/etc", "out", "a/../../x"] {
-            assert!(sub_path(volume.path(), escape).is_err(), "{escape}");
-        }
+    fn an_empty_dir_keeps_the_mode_its_pod_gave_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("volumes/kubernetes.io~empty-dir/data");
+        let gid = Some(rustix::process::getegid().as_raw());
+        let made = || {
+            empty_dir_volume(&path, &EmptyDirVolumeSource::default(), gid).unwrap();
+            path.metadata().unwrap().mode() & 0o7777
+        };
+        assert_eq!(made(), 0o2777);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(made(), 0o700);
     }
 }
