@@ -54,8 +54,8 @@ node *arguments: build
     root=(); [[ $(id -u) == 0 ]] || root=(sudo)
     exec "${root[@]}" tests/node/node.sh {{ binaries }} {{ node_state }} {{ arguments }}
 
-# Format and lints.
-check:
+# Checks formatting and lints.
+check: setup
     cargo fmt --all --check
     cargo clippy --locked --workspace --all-targets -- -D warnings
 

@@ -20,6 +20,8 @@ const KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
 const HTTPS_PORT: u16 = 6443;
 const CLUSTER_CIDR: &str = "10.42.0.0/16";
 const SERVICE_CIDR: &str = "10.43.0.0/16";
+/// Fewest bits a service range leaves for addresses: the first is the API's, the tenth the DNS server's by convention.
+const SERVICE_BITS: u8 = 4;
 const NODE_PORTS: RangeInclusive<u16> = 30000..=32767;
 
 /// Everything `k3sd server` needs to know, resolved.
@@ -93,6 +95,10 @@ impl Config {
         let mut mistakes = Vec::new();
         let cluster_cidr = cidr("cluster-cidr", flags.cluster_cidr, CLUSTER_CIDR, &mut mistakes);
         let service_cidr = cidr("service-cidr", flags.service_cidr, SERVICE_CIDR, &mut mistakes);
+        if service_cidr.max_prefix_len() - service_cidr.prefix_len() < SERVICE_BITS {
+            mistakes
+                .push(format!("service-cidr: {service_cidr} is too small: at least 16 addresses are needed"));
+        }
         let node_ips = node_ips(&flags.node_ip, &mut mistakes);
         let first_ip = node_ips[0];
         let port = flags.https_listen_port.unwrap_or(HTTPS_PORT);
@@ -350,6 +356,8 @@ mod tests {
         let arguments = [
             "--cluster-cidr",
             "10.42",
+            "--service-cidr",
+            "255.255.255.255/32",
             "--service-node-port-range",
             "9-1",
             "--write-kubeconfig-mode",
@@ -358,7 +366,9 @@ mod tests {
             "Not_A_Name",
         ];
         let text = resolve(&arguments).unwrap_err().to_string();
-        for flag in ["cluster-cidr", "service-node-port-range", "write-kubeconfig-mode", "node-name"] {
+        for flag in
+            ["cluster-cidr", "service-cidr", "service-node-port-range", "write-kubeconfig-mode", "node-name"]
+        {
             assert!(text.contains(flag), "{flag} is missing in {text}");
         }
     }

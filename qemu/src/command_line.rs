@@ -16,7 +16,7 @@ pub(crate) struct Machine {
     pub(crate) cpus: u32,
     /// Directory with `vmlinuz`, `initramfs.img` and `root.erofs`.
     pub(crate) image: PathBuf,
-    pub(crate) state: PathBuf,
+    pub(crate) state: Option<PathBuf>,
     /// Added to the kernel command line; a later word wins over an earlier one.
     pub(crate) append: String,
     /// Host port and guest port.
@@ -51,7 +51,9 @@ impl Machine {
         arguments.pair("-initrd", self.image.join(INITRAMFS));
         arguments.pair("-append", format!("{KERNEL_ARGUMENTS} {}", self.append).trim_end());
         arguments.drive("root", &self.image.join(ROOT), "readonly=on");
-        arguments.drive("state", &self.state, "discard=unmap");
+        if let Some(state) = &self.state {
+            arguments.drive("state", state, "discard=unmap");
+        }
         arguments.pair("-netdev", self.network());
         arguments.pair("-device", "virtio-net-pci,netdev=net0,romfile=");
         arguments.pair("-device", "virtio-rng-pci");
@@ -137,7 +139,7 @@ mod tests {
             memory_mib: 1024,
             cpus: 2,
             image: "/image,1".into(),
-            state: "/state".into(),
+            state: Some("/state".into()),
             append: "skerry.log=debug".into(),
             forwards: vec![(8080, 30080)],
             control_socket: "/c".into(),

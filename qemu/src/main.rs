@@ -68,6 +68,9 @@ struct Run {
     /// Begin with a blank state disk and throw it away at the end
     #[arg(long)]
     fresh: bool,
+    /// Without a state disk: the machine keeps its state in memory
+    #[arg(long, conflicts_with_all = ["fresh", "state"])]
+    diskless: bool,
     /// Words to add to the kernel command line
     #[arg(long, default_value = "")]
     append: String,
@@ -125,6 +128,7 @@ impl Run {
 
     async fn boot(&self) -> Result<Vm, qemu::Error> {
         let state = match (&self.state, self.fresh) {
+            _ if self.diskless => State::None,
             (_, true) => State::Fresh,
             (Some(path), false) => State::File(path.clone()),
             (None, false) => State::File(self.image.join(STATE_FILE)),

@@ -44,6 +44,8 @@ pub enum State {
     Fresh,
     /// This file; it is made, blank, if there is none.
     File(PathBuf),
+    /// None: the machine keeps its state in memory.
+    None,
 }
 
 /// What a machine is made of. Every method replaces a default.
@@ -162,18 +164,19 @@ impl Builder {
 }
 
 impl State {
-    /// The disk's file; made if there is none.
-    fn prepare(&self, scratch: &Path) -> Result<PathBuf, Error> {
+    /// The disk's file, made if it is not there; nothing for a machine without one.
+    fn prepare(&self, scratch: &Path) -> Result<Option<PathBuf>, Error> {
         let path = match self {
             Self::Fresh => scratch.join("state.img"),
             Self::File(path) => path.clone(),
+            Self::None => return Ok(None),
         };
         if !path.exists() {
             File::create(&path)
                 .and_then(|file| file.set_len(STATE_BYTES))
                 .map_err(Error::host(format!("make the state disk '{}'", path.display())))?;
         }
-        Ok(path)
+        Ok(Some(path))
     }
 }
 
@@ -390,7 +393,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("disk.img");
         let state = State::File(path.clone());
-        assert_eq!(state.prepare(scratch.path()).unwrap(), path);
+        assert_eq!(state.prepare(scratch.path()).unwrap(), Some(path.clone()));
         assert_eq!(std::fs::metadata(&path).unwrap().len(), STATE_BYTES);
         std::fs::write(&path, b"kept").unwrap();
         state.prepare(scratch.path()).unwrap();

@@ -8,7 +8,8 @@
 #
 #   node.sh BINARIES STATE_DIR [argument of `k3sd server`]...
 #
-# STATE_DIR/kubeconfig is a kubeconfig for the host; STATE_DIR/address holds the node's address.
+# STATE_DIR/kubeconfig is a kubeconfig for the host; STATE_DIR/address holds the node's address, STATE_DIR/interface the
+# name of the host's end of its link.
 set -euo pipefail
 
 binaries=$(realpath "$1") state=$(realpath -m "$2")
@@ -23,6 +24,10 @@ for index in $(seq 0 63); do
 done
 host_ip=100.127.255.$((index * 4 + 1)) node_ip=100.127.255.$((index * 4 + 2))
 cleanup() {
+    # k3sd leaves pods running, and the end of the namespace has killed them: their control groups are empty.
+    for pod in "$state"/kubelet/pods/*; do
+        find /sys/fs/cgroup -depth -type d -path "*${pod##*/}*" -exec rmdir {} + 2>/dev/null || true
+    done
     ip netns del "$net" 2>/dev/null || true
     ip link del "$net" 2>/dev/null || true
 }
@@ -40,6 +45,7 @@ in_node ip addr add "$node_ip/30" dev eth0
 in_node ip link set eth0 up
 in_node ip route add default via "$host_ip"
 echo "$node_ip" >"$state/address"
+echo "$net" >"$state/interface"
 
 # What the appliance's image brings along: images, manifests, the CNI plugin's place.
 share=$state/upper/usr/share/skerry

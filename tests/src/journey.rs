@@ -71,6 +71,12 @@ pub fn travel(kubectl: &Kubectl, node: &str, page: &str, limit: Duration) {
     let inside = kubectl.ok(&["exec", &pod, "--", "demo", "fetch", &format!("http://{address}/")]);
     assert!(inside.contains(&pod), "{inside}");
 
+    kubectl.ok(&["scale", "deployment/journey", "--replicas=2"]);
+    kubectl.ok(&["rollout", "status", "deployment/journey", &timeout]);
+    let ready = kubectl.ok(&["get", "deployment", "journey", "-o", "jsonpath={.status.readyReplicas}"]);
+    assert_eq!(ready, "2");
+    kubectl.ok(&["scale", "deployment/journey", "--replicas=1"]);
+
     let wide = kubectl.ok(&["get", "pods", "-o", "wide"]);
     assert!(wide.contains("1/1") && wide.contains("Running") && wide.contains("10.42.0."), "{wide}");
     kubectl.ok_with(&["delete", "-f", "-", &timeout], MANIFEST);

@@ -97,15 +97,17 @@ async fn survive_deaths(vm: &mut Vm, kubeconfig: &Path, demo: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mistakes_on_the_command_line_are_told_and_the_machine_stays_up() {
+async fn mistakes_and_a_missing_disk_are_told_and_the_machine_stays_up() {
     let mut vm = Vm::builder(&image())
         .append("skerry.rolle=server skerry.role=worker")
+        .state(State::None)
         .echo(Echo::Stdout)
         .boot()
         .await
         .unwrap();
     vm.wait_line("skerry.rolle", BOOT).await.unwrap();
     vm.wait_line("skerry.role", STEP).await.unwrap();
+    vm.wait_line("memory", STEP).await.unwrap();
     assert!(vm.console().text().contains("allowed"), "{}", vm.console().text());
     assert!(vm.powerdown(STEP).await.unwrap().success());
 }

@@ -45,6 +45,12 @@ pub enum Error {
         /// What it should hold.
         what: &'static str,
     },
+    /// K3s made this key, of a kind this version cannot sign with.
+    #[error("{} is an RSA key, as K3s makes them; this version signs with EC P-256 keys only. The file is left alone: use another data directory", path.display())]
+    RsaKey {
+        /// The file.
+        path: PathBuf,
+    },
     /// A certificate or a key could not be made.
     #[error("failed to issue {}", path.display())]
     Issue {

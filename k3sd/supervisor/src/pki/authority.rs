@@ -115,6 +115,9 @@ pub(crate) fn service_account_key(tls_dir: &Path) -> Result<PrivatePkcs8KeyDer<'
             key
         }
     };
+    if text.contains("BEGIN RSA PRIVATE KEY") {
+        return Err(Error::RsaKey { path });
+    }
     let key = der::pkcs8_from_pem(&text)
         .ok_or_else(|| Error::Damaged { path: path.clone(), what: "EC P-256 key" })?;
     let first = der::sec1_pem(key.secret_pkcs8_der()).ok_or(Error::Damaged { path, what: "EC P-256 key" })?;

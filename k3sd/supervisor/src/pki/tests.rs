@@ -59,6 +59,17 @@ fn a_missing_authority_key_is_reported_by_path_and_nothing_is_replaced() {
 }
 
 #[test]
+fn a_service_key_of_k3s_is_named_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = ServerPki::load_or_create(dir.path(), &params()).unwrap();
+    let path = pki.tls_dir.join("service.key");
+    fs::write(&path, "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n").unwrap();
+    let error = ServerPki::load_or_create(dir.path(), &params()).unwrap_err().to_string();
+    assert!(error.contains("service.key") && error.contains("RSA"), "{error}");
+    assert!(read(&path).contains("AAAA"));
+}
+
+#[test]
 fn an_authority_that_is_replaced_reissues_what_it_signs() {
     let dir = tempfile::tempdir().unwrap();
     let pki = ServerPki::load_or_create(dir.path(), &params()).unwrap();
