@@ -203,9 +203,21 @@ impl Source<'_> {
         Ok(cri::Mount {
             container_path,
             host_path: host_path.to_string_lossy().into_owned(),
-            readonly: mount.read_only == Some(true),
+            readonly: mount.read_only == Some(true) || self.is_ours_to_write(&mount.name),
             propagation: propagation.into(),
             ..cri::Mount::default()
+        })
+    }
+
+    /// Whether the kubelet keeps writing this volume's files. Containers may not: a link they planted would lead those
+    /// writes elsewhere. As upstream, which mounts these four kinds read-only whatever the pod says.
+    fn is_ours_to_write(&self, volume: &str) -> bool {
+        let volumes = self.pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
+        volumes.into_iter().flatten().filter(|candidate| candidate.name == volume).any(|volume| {
+            volume.config_map.is_some()
+                || volume.secret.is_some()
+                || volume.projected.is_some()
+                || volume.downward_api.is_some()
         })
     }
 

@@ -38,7 +38,8 @@ pub(super) fn write(dir: &Path, files: &BTreeMap<String, File>) -> io::Result<()
     symlink(&fresh, &link)?;
     std::fs::rename(&link, dir.join(DATA))?;
     link_names(dir, files)?;
-    if let Some(old) = old {
+    // Our own links name a neighbour; anything else is not ours to remove.
+    if let Some(old) = old.as_deref().and_then(own_name) {
         std::fs::remove_dir_all(dir.join(old))?;
     }
     Ok(())
@@ -83,6 +84,12 @@ fn write_all(dir: &Path, files: &BTreeMap<String, File>) -> io::Result<()> {
     Ok(())
 }
 
+/// The name of one of our payload directories: a single component such as `..2026_01_02_03_04_05.123`.
+fn own_name(target: &Path) -> Option<&str> {
+    let name = target.to_str()?;
+    (name.starts_with("..20") && !name.contains('/')).then_some(name)
+}
+
 fn holds(dir: &Path, files: &BTreeMap<String, File>) -> bool {
     let same = |(name, file): (&String, &File)| {
         let path = dir.join(name);
@@ -117,6 +124,24 @@ mod tests {
 
     fn read(dir: &Path, name: &str) -> Option<String> {
         std::fs::read_to_string(dir.join(name)).ok()
+    }
+
+    #[test]
+    fn a_planted_link_is_replaced_and_what_it_leads_to_stays() {
+        for (target, ours) in
+            [("/etc", false), ("../elsewhere", false), ("..", false), ("..2026_01_02.3", true)]
+        {
+            assert_eq!(own_name(Path::new(target)).is_some(), ours, "{target}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (volume, outside) = (dir.path().join("volume"), dir.path().join("outside"));
+        std::fs::create_dir_all(&volume).unwrap();
+        std::fs::create_dir_all(&outside).unwrap();
+        std::os::unix::fs::symlink(&outside, volume.join(DATA)).unwrap();
+        write(&volume, &BTreeMap::from([("key".to_owned(), File { content: b"new".to_vec(), mode: 0o644 })]))
+            .unwrap();
+        assert!(outside.exists());
+        assert_eq!(std::fs::read(volume.join("key")).unwrap(), b"new");
     }
 
     #[test]
