@@ -14,7 +14,7 @@ const STEP: Duration = Duration::from_secs(240);
 const DEMO_PORT: u16 = 30080;
 
 /// Written before the power is cut, read after it.
-const KEPT: &str = "{apiVersion: v1, kind: ConfigMap, metadata: {name: kept}}";
+const KEPT: &str = r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kept"}}"#;
 /// A pod that may kill the machine's own programs.
 const KILLER: &str = r#"
 apiVersion: v1
@@ -26,7 +26,7 @@ spec:
   - name: killer
     image: localhost/skerry/demo:1
     imagePullPolicy: Never
-    securityContext: {privileged: true}
+    securityContext: {privileged: true, runAsUser: 0}
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,7 +82,8 @@ async fn survive_deaths(vm: &mut Vm, kubeconfig: &Path, demo: &str) {
     for service in ["containerd", "k3sd"] {
         let mark = vm.console().mark();
         // The connection may die with the victim; the console tells whether it did.
-        let _cut_off = kubectl.call(&["exec", "killer", "--", "demo", "kill", service]);
+        let outcome = kubectl.call(&["exec", "killer", "--", "demo", "kill", service]);
+        assert!(!outcome.stderr.contains("demo: "), "{}", outcome.stderr);
         vm.wait_line_after(mark, &format!("skerry: service {service} failed"), STEP).await.unwrap();
         vm.wait_line_after(mark, &format!("skerry: service {service} ready"), STEP).await.unwrap();
         tokio::task::block_in_place(|| {
