@@ -28,6 +28,8 @@ cleanup() {
     for pod in "$state"/kubelet/pods/*; do
         find /sys/fs/cgroup -depth -type d -path "*${pod##*/}*" -exec rmdir {} + 2>/dev/null || true
     done
+    # The groups above them go, too, unless somebody else uses them.
+    find /sys/fs/cgroup -depth -type d -path '*/kubepods*' -exec rmdir {} + 2>/dev/null || true
     ip netns del "$net" 2>/dev/null || true
     ip link del "$net" 2>/dev/null || true
 }
