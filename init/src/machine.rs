@@ -1,9 +1,8 @@
 //! The running machine: what goes on all the time, the way up, and the wait for the end.
 
-use std::collections::BTreeSet;
-use std::io::{self, Read};
+mod devices;
+
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -17,19 +16,15 @@ use crate::console::say;
 use crate::etc;
 use crate::handout;
 use crate::identity;
-use crate::modules;
 use crate::network;
 use crate::notify::{self, Hub};
 use crate::power::{self, Action};
-use crate::readiness::readable;
 use crate::reaper::Reaper;
 use crate::report;
 use crate::services;
 use crate::shutdown;
 use crate::state;
-use crate::supervisor::{Context as ServiceContext, ENVIRONMENT, Supervisor};
-use crate::sysctl;
-use crate::uevent::Listener;
+use crate::supervisor::{Context as ServiceContext, Supervisor};
 
 /// How long a duty that failed rests before it is tried again.
 const DUTY_PAUSE: Duration = Duration::from_secs(5);
@@ -83,7 +78,7 @@ impl Machine {
         let hub = self.hub.clone();
         self.keep_doing("notifications", move || hub.clone().receive_all(Path::new(notify::SOCKET)));
         let (board, reaper) = (self.board.clone(), self.reaper.clone());
-        self.keep_doing("modules", move || load_modules(board.clone(), reaper.clone()));
+        self.keep_doing("modules", move || devices::load_modules(board.clone(), reaper.clone()));
         let board = self.board.clone();
         self.keep_doing("kubeconfig", move || handout::run(board.clone()));
         self.duties.spawn_local(report::run(self.board.clone()));
@@ -188,44 +183,4 @@ impl Machine {
             }
         });
     }
-}
-
-/// Loads drivers for what is there and the modules the image asks for, then drivers for whatever is plugged in later. A child
-/// does the work: the tables are big, and loading blocks.
-async fn load_modules(board: Board, reaper: Reaper) -> Result<()> {
-    let events = readable(Listener::open()?).context("failed to listen for devices")?;
-    run_module_child(&board, &reaper, &[modules::COLDPLUG_ROLE]).await?;
-    for failure in sysctl::apply_bridge() {
-        board.problem("bridge settings", Some(failure));
-    }
-    board.update(|facts| facts.modules_loaded = true);
-    loop {
-        events.readable().await.context("failed to listen for devices")?.clear_ready();
-        let mut aliases = BTreeSet::new();
-        while let Some(event) = events.get_ref().next() {
-            aliases.extend(event.modalias.filter(|_| event.action == "add"));
-        }
-        if !aliases.is_empty() {
-            let mut arguments = vec![modules::HOTPLUG_ROLE];
-            arguments.extend(aliases.iter().map(String::as_str));
-            run_module_child(&board, &reaper, &arguments).await?;
-        }
-    }
-}
-
-/// Runs one of the module roles and makes a problem of what it prints.
-async fn run_module_child(board: &Board, reaper: &Reaper, arguments: &[&str]) -> Result<()> {
-    let (mut reader, writer) = io::pipe()?;
-    let mut command = Command::new("/proc/self/exe");
-    command.args(arguments).env_clear().envs(ENVIRONMENT.iter().copied());
-    command.stdin(Stdio::null()).stdout(writer);
-    let mut child = reaper.spawn(&mut command).context("failed to start the module loader")?;
-    drop(command);
-    child.exited().await;
-    let mut text = String::new();
-    reader.read_to_string(&mut text).context("failed to read from the module loader")?;
-    if !text.is_empty() {
-        board.problem("modules", Some(text.trim().replace('\n', "; ")));
-    }
-    Ok(())
 }
