@@ -1,0 +1,96 @@
+//! The whole document: its sections, and how layers become one configuration.
+
+use crate::boot::Boot;
+use crate::log::Log;
+use crate::mistake::Mistake;
+use crate::network::Network;
+use crate::node::Node;
+use crate::read::{At, Notes};
+use crate::time::Time;
+use crate::tree::{Layer, Place};
+
+/// What the machine is told to be.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NodeConfig {
+    /// Its part in the cluster.
+    pub node: Node,
+    /// Links and addresses.
+    pub network: Network,
+    /// The clock.
+    pub time: Time,
+    /// The log.
+    pub log: Log,
+    /// What is needed before any document can be read.
+    pub boot: Boot,
+}
+
+/// What came of the layers: as much as could be understood, and everything that could not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resolved {
+    /// The configuration; a setting with a mistake has its default.
+    pub config: NodeConfig,
+    /// Every mistake of every layer.
+    pub mistakes: Vec<Mistake>,
+}
+
+/// Lays `layers` over each other, lowest first, and reads the result.
+///
+/// A mistake in a layer is reported even where a higher layer sets the same key: it is wrong all the same.
+#[must_use]
+pub fn resolve(layers: &[Layer]) -> Resolved {
+    let notes = Notes::default();
+    for layer in layers {
+        NodeConfig::read(notes.read(&layer.root));
+    }
+    let nothing = Layer::empty(Place::named("configuration"));
+    let merged = layers.iter().fold(nothing, Layer::overlaid);
+    let config = NodeConfig::read(notes.read(&merged.root));
+    let mut mistakes: Vec<Mistake> = Vec::new();
+    for mistake in notes.into_mistakes() {
+        if !mistakes.contains(&mistake) {
+            mistakes.push(mistake);
+        }
+    }
+    Resolved { config, mistakes }
+}
+
+impl NodeConfig {
+    fn read(root: At<'_>) -> Self {
+        let Some(fields) = root.fields(&["node", "network", "time", "log", "boot"]) else {
+            return Self::default();
+        };
+        Self {
+            node: fields.get("node").map(Node::read).unwrap_or_default(),
+            network: fields.get("network").map(Network::read).unwrap_or_default(),
+            time: fields.get("time").map(Time::read).unwrap_or_default(),
+            log: fields.get("log").map(Log::read).unwrap_or_default(),
+            boot: fields.get("boot").map(Boot::read).unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_layer_wins_and_all_mistakes_of_all_layers_are_told() {
+        let below =
+            Layer::toml("a.toml", b"[node]\nrole = \"boss\"\nhostname = \"a\"\ncolour = 1\n").unwrap();
+        let above =
+            Layer::toml("b.toml", b"[node]\nrole = \"server\"\n[network]\nnameservers = [\"1.1.1\"]\n")
+                .unwrap();
+        let resolved = resolve(&[below, above]);
+        assert_eq!(resolved.config.node.role, Some(crate::Role::Server));
+        assert_eq!(resolved.config.node.hostname.as_deref(), Some("a"));
+        let told: Vec<_> = resolved.mistakes.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "a.toml:4: node.colour: given an unknown key, \"colour\"; allowed: role, hostname, server, token, labels, taints",
+                "a.toml:2: node.role: given \"boss\"; allowed: server, agent",
+                "b.toml:4: network.nameservers[0]: given \"1.1.1\"; allowed: an IP address",
+            ]
+        );
+    }
+}
