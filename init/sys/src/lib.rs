@@ -1,0 +1,21 @@
+//! What PID 1 asks of the kernel and no crate offers: ioctls and one system call, behind safe functions.
+//!
+//! This is the one crate of the workspace with unsafe code. Each function does one call with arguments that it owns, and
+//! gives back what the kernel said; what is asked for, in which order, and what a failure means is decided elsewhere. Before
+//! anything is added here, look into `nix` and `rustix`: system calls that they wrap do not belong here.
+//!
+//! | module | device or call |
+//! | --- | --- |
+//! | [`dm`] | `/dev/mapper/control`: mapped devices |
+//! | [`block`] | disks: size, partitions of a disk that is in use |
+//! | [`random`] | `/dev/random`: entropy that counts |
+//! | [`watchdog`] | `/dev/watchdog`: timeout and its reason |
+//! | [`kexec`] | `kexec_file_load(2)` |
+
+#![deny(clippy::undocumented_unsafe_blocks)]
+
+pub mod block;
+pub mod dm;
+pub mod kexec;
+pub mod random;
+pub mod watchdog;
