@@ -1,0 +1,66 @@
+//! What the host's own programs say of what this crate writes. A program that the host lacks is not asked; the unit
+//! tests have the values that it gave.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+
+use disk::guid::Guid;
+use disk::{gpt, verity};
+
+const MIB: u64 = 1024 * 1024;
+
+/// Runs a program and returns its output; `None` when it is not installed.
+fn run(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = ["/usr/sbin", "/sbin", "/usr/bin"]
+        .iter()
+        .map(|directory| Path::new(directory).join(program))
+        .find(|path| path.is_file())
+        .map(|path| Command::new(path).args(arguments).env("LC_ALL", "C").output().unwrap())?;
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {text}");
+    Some(text)
+}
+
+fn file_of(path: &Path, bytes: u64) -> File {
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap();
+    file.set_len(bytes).unwrap();
+    file
+}
+
+#[test]
+fn sfdisk_takes_the_table_before_and_after_it_grew() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("disk");
+    let mut disk = file_of(&path, 64 * MIB);
+    let mut table = gpt::Table::new(Guid::from_content(&[b"disk"]), 64 * MIB, 512).unwrap();
+    table.add("BOOT", Guid::ESP, Guid::from_content(&[b"boot"]), 8 * MIB).unwrap();
+    table.add("STATE", Guid::LINUX_DATA, Guid::from_content(&[b"state"]), 4 * MIB).unwrap();
+    table.commit(&mut disk, |disk| disk.sync_data()).unwrap();
+    let arguments = ["--verify", path.to_str().unwrap()];
+    if let Some(text) = run("sfdisk", &arguments) {
+        assert!(text.contains("No errors detected"), "{text}");
+    }
+    disk.set_len(256 * MIB).unwrap();
+    let mut table = table.grow(256 * MIB).unwrap().unwrap();
+    table.commit(&mut disk, |disk| disk.sync_data()).unwrap();
+    if let Some(text) = run("sfdisk", &arguments) {
+        assert!(text.contains("No errors detected"), "{text}");
+    }
+    if let Some(text) = run("sfdisk", &["--json", path.to_str().unwrap()]) {
+        assert!(text.contains(r#""name": "STATE""#) && text.contains(r#""start": 18432"#), "{text}");
+    }
+}
+
+#[test]
+fn veritysetup_takes_the_tree() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (data, hashes) = (scratch.path().join("data"), scratch.path().join("hashes"));
+    let bytes: Vec<u8> = (0..1000_u32 * 4096 / 4).flat_map(u32::to_le_bytes).collect();
+    fs::write(&data, &bytes).unwrap();
+    let tree = verity::build(&mut &bytes[..], Guid::from_content(&[b"tree"]), b"salt").unwrap();
+    fs::write(&hashes, &tree.bytes).unwrap();
+    let (data, hashes) = (data.to_str().unwrap(), hashes.to_str().unwrap());
+    run("veritysetup", &["verify", data, hashes, &tree.root.to_string()]);
+}
