@@ -67,6 +67,10 @@ build: setup
 image *arguments: build
     {{ binaries }}/image build --out {{ out }} --binaries {{ binaries }} {{ arguments }}
 
+# An image from source: fetches the pinned Buildroot and builds TARGET (x86_64, aarch64, raspberrypi4_64). Takes an hour or more.
+buildroot target *arguments:
+    buildroot/build.sh {{ target }} {{ justfile_directory() }}/build/buildroot {{ arguments }}
+
 # Installs what a fresh Debian 12 or 13 lacks for all of the above; does nothing where nothing is missing.
 setup:
     #!/usr/bin/env bash
