@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use crate::board::{Board, note};
 use crate::boot;
 use crate::cmdline::Cmdline;
-use crate::config::{self, Config, Resolved, Role};
+use crate::config::{self, NodeConfig, Resolved, Role};
 use crate::console::say;
 use crate::etc;
 use crate::handout;
@@ -87,14 +87,11 @@ impl Machine {
     /// STATE, identity, configuration, network, services: the order in which each needs the one before.
     async fn bring_up(&mut self) {
         let state = self.prepare_state().await;
-        let files = [Path::new(config::IMAGE_FILE), Path::new(config::STATE_FILE)];
-        let Resolved { config, mistakes, too_late } = config::load(&files, &self.cmdline);
-        for setting in too_late {
-            self.board.problem(&setting.to_string(), Some(setting.to_string()));
-        }
+        let Resolved { config, mistakes, missing } =
+            config::load(&[Path::new(config::IMAGE_FILE)], &self.cmdline);
         let hostname = self.take_identity(&config, state.is_ok());
         self.start_network(&config, &hostname);
-        let mut obstacles: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+        let mut obstacles: Vec<_> = mistakes.iter().chain(&missing).map(ToString::to_string).collect();
         match state {
             Ok(place) => {
                 if let Err(error) = etc::write_services() {
@@ -106,7 +103,7 @@ impl Machine {
             }
             Err(error) => obstacles.push(format!("{error:#}")),
         }
-        match config.role {
+        match config.node.role {
             Some(Role::Server) if obstacles.is_empty() => self.start_services(&config),
             _ => self.enter_maintenance(obstacles),
         }
@@ -124,30 +121,31 @@ impl Machine {
     }
 
     /// Becomes someone: machine id, host name, and the files that tell. Returns the host name.
-    fn take_identity(&mut self, config: &Config, keep: bool) -> String {
+    fn take_identity(&mut self, config: &NodeConfig, keep: bool) -> String {
         let machine_id = note(&self.board, "machine id", identity::machine_id(keep)).unwrap_or_default();
-        let hostname = config.hostname.clone().unwrap_or_else(|| identity::default_hostname(&machine_id));
+        let hostname =
+            config.node.hostname.clone().unwrap_or_else(|| identity::default_hostname(&machine_id));
         let set = nix::unistd::sethostname(&hostname).context("failed to set the host name");
         note(&self.board, "host name", set);
         note(&self.board, "/etc", etc::write_identity(&hostname, &machine_id));
         self.board.update(|facts| {
-            facts.role = config.role;
+            facts.role = config.node.role;
             facts.hostname.clone_from(&hostname);
         });
         hostname
     }
 
-    fn start_network(&mut self, config: &Config, hostname: &str) {
+    fn start_network(&mut self, config: &NodeConfig, hostname: &str) {
         let (board, config, hostname) = (self.board.clone(), config.clone(), hostname.to_owned());
         self.keep_doing("network", move || network::run(config.clone(), hostname.clone(), board.clone()));
     }
 
-    fn start_services(&mut self, config: &Config) {
+    fn start_services(&mut self, config: &NodeConfig) {
         let context = ServiceContext {
             board: self.board.clone(),
             reaper: self.reaper.clone(),
             hub: self.hub.clone(),
-            log_level: config.log,
+            log_level: config.log.level,
         };
         self.supervisor = Some(Supervisor::start(services::SERVER, &context));
     }

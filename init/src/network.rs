@@ -5,16 +5,17 @@ mod links;
 
 use std::fs;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use self::dhcp::{Client, Event, Lease, Route};
 use self::links::Links;
 use crate::board::Board;
-use crate::config::{Addressing, Config};
+use crate::config::NodeConfig;
 use crate::console::say;
 use crate::etc;
 use crate::readiness::readable;
@@ -39,22 +40,24 @@ struct Interface {
 }
 
 /// Brings the network up and keeps it, for ever. Owned by the main task; ends only when it cannot go on.
-pub(crate) async fn run(config: Config, hostname: String, board: Board) -> Result<()> {
+pub(crate) async fn run(config: NodeConfig, hostname: String, board: Board) -> Result<()> {
     let (connection, handle, _) = rtnetlink::new_connection().context("failed to open rtnetlink")?;
     let work = async {
         let links = Links::new(handle);
         links.up(LOOPBACK, None).await.context("failed to bring the loopback up")?;
-        let interface = find_interface(config.interface.as_deref(), &board).await?;
+        let told = config.network.interfaces.first();
+        let name = told.and_then(|interface| interface.name.as_deref());
+        let interface = find_interface(name, &board).await?;
         links
             .up(interface.index, None)
             .await
             .with_context(|| format!("failed to bring {} up", interface.name))?;
-        match config.ip {
-            Addressing::Dhcp => keep_lease(&links, &interface, hostname, &board).await,
-            Addressing::Static { address, gateway, dns } => {
+        match told.and_then(static_address) {
+            None => keep_lease(&links, &interface, hostname, &board).await,
+            Some((address, gateway)) => {
                 let default =
                     gateway.map(|gateway| Route { destination: Ipv4Net::default(), gateway: Some(gateway) });
-                etc::write_resolv_conf(&dns, None)?;
+                etc::write_resolv_conf(&config.network.nameservers, None)?;
                 apply(&links, &interface, address, default.as_slice(), &board).await?;
                 std::future::pending().await
             }
@@ -64,6 +67,19 @@ pub(crate) async fn run(config: Config, hostname: String, board: Board) -> Resul
         () = connection => anyhow::bail!("rtnetlink closed the connection"),
         result = work => result,
     }
+}
+
+/// The first IPv4 address and the gateway that an interface is given.
+fn static_address(interface: &node_config::network::Interface) -> Option<(Ipv4Net, Option<Ipv4Addr>)> {
+    let address = interface.addresses.iter().find_map(|address| match address {
+        IpNet::V4(address) => Some(*address),
+        IpNet::V6(_) => None,
+    })?;
+    let gateway = match interface.gateway {
+        Some(IpAddr::V4(gateway)) => Some(gateway),
+        _ => None,
+    };
+    Some((address, gateway))
 }
 
 async fn keep_lease(links: &Links, interface: &Interface, hostname: String, board: &Board) -> Result<()> {

@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Mounts the root at [`NEW_ROOT`] and returns what it was mounted from.
 pub(crate) fn mount_root(told: &Resolved, events: &Listener, tables: &mut Tables) -> Result<String> {
-    let wanted = &told.config.root;
+    let wanted = &told.config.boot.root;
     fs::create_dir_all(NEW_ROOT).context("failed to create the mount point of the root")?;
     if *wanted == RootSource::Auto && Path::new(IN_MEMORY).exists() {
         return mount_from_memory();
@@ -48,7 +48,7 @@ fn wait_for(told: &Resolved, events: &Listener, tables: &mut Tables) -> String {
         for error in tables.coldplug() {
             say!("problem: {error}");
         }
-        if let Some(device) = find(&told.config.root) {
+        if let Some(device) = find(&told.config.boot.root) {
             return device;
         }
         if !events.wait(deadline) && deadline.take().is_some() {
@@ -73,10 +73,10 @@ fn find(wanted: &RootSource) -> Option<String> {
 }
 
 fn complain(told: &Resolved) {
-    for mistake in told.mistakes.iter().filter(|mistake| mistake.is_about("root")) {
+    for mistake in told.mistakes.iter().filter(|mistake| mistake.key == "boot.root") {
         say!("maintenance: {mistake}");
     }
-    let what = match &told.config.root {
+    let what = match &told.config.boot.root {
         RootSource::Auto => "no disk with an EROFS root filesystem".to_owned(),
         RootSource::Label(label) => format!("no disk with an EROFS labelled {label:?} (skerry.root)"),
         RootSource::Device(path) => format!("no EROFS on {path} (skerry.root)"),

@@ -16,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::block::{self, Device};
 use crate::board::Board;
-use crate::config::{Mistake, Resolved, StatePolicy};
+use crate::config::{Resolved, StatePolicy};
 use crate::console::say;
 use crate::mounts;
 use crate::probe::{self, Content};
@@ -78,9 +78,9 @@ impl Wish {
     /// nothing is formatted, nor is a disk waited for, which would keep the mistake from being corrected. A role may still be
     /// given on STATE; a blank disk gives none, so it is not formatted without one either.
     pub(crate) fn new(resolved: &Resolved, root: String) -> Self {
-        let format = resolved.mistakes.is_empty();
-        let clear = resolved.mistakes.iter().all(Mistake::is_missing_role);
-        let policy = match resolved.config.state {
+        let format = resolved.is_sound();
+        let clear = resolved.mistakes.is_empty();
+        let policy = match resolved.config.boot.state {
             StatePolicy::Disk if !clear => StatePolicy::Auto,
             policy => policy,
         };

@@ -4,7 +4,7 @@ use crate::boot::Boot;
 use crate::log::Log;
 use crate::mistake::Mistake;
 use crate::network::Network;
-use crate::node::Node;
+use crate::node::{Node, Role};
 use crate::read::{At, Notes};
 use crate::time::Time;
 use crate::tree::{Layer, Place};
@@ -31,6 +31,16 @@ pub struct Resolved {
     pub config: NodeConfig,
     /// Every mistake of every layer.
     pub mistakes: Vec<Mistake>,
+    /// What a machine needs to be told and was not. Nothing of this is wrong in any one layer.
+    pub missing: Vec<Mistake>,
+}
+
+impl Resolved {
+    /// Whether a machine can be what it is told to be.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.mistakes.is_empty() && self.missing.is_empty()
+    }
 }
 
 /// Lays `layers` over each other, lowest first, and reads the result.
@@ -51,7 +61,39 @@ pub fn resolve(layers: &[Layer]) -> Resolved {
             mistakes.push(mistake);
         }
     }
-    Resolved { config, mistakes }
+    let missing = missing(&config, &mistakes);
+    Resolved { config, mistakes, missing }
+}
+
+/// What is not there and must be. What was given and is wrong has been told already.
+fn missing(config: &NodeConfig, mistakes: &[Mistake]) -> Vec<Mistake> {
+    let absent = |key: &str, allowed: &str| Mistake {
+        source_name: "configuration".to_owned(),
+        key: key.to_owned(),
+        given: "nothing".to_owned(),
+        allowed: allowed.to_owned(),
+    };
+    let wrong = |key: &str| mistakes.iter().any(|mistake| mistake.key == key);
+    let mut missing = Vec::new();
+    match config.node.role {
+        None if !wrong("node.role") => missing.push(absent(
+            "node.role",
+            "server or agent, as role in [node] of config.toml or as skerry.role= on the kernel command line",
+        )),
+        Some(Role::Agent) => {
+            if config.node.server.is_none() && !wrong("node.server") {
+                missing.push(absent(
+                    "node.server",
+                    "with the role agent: the server to join, https://HOST[:PORT]",
+                ));
+            }
+            if config.node.token.is_none() && !wrong("node.token") {
+                missing.push(absent("node.token", "with the role agent: the cluster's token"));
+            }
+        }
+        None | Some(Role::Server) => {}
+    }
+    missing
 }
 
 impl NodeConfig {
