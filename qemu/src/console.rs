@@ -33,6 +33,8 @@ pub struct Console {
 struct Shared {
     started: Instant,
     echo: Echo,
+    /// Stands before each line that is printed; empty for a machine that is alone.
+    prefix: String,
     lines: Mutex<Lines>,
     /// Number of lines ever seen.
     count: watch::Sender<usize>,
@@ -48,10 +50,11 @@ struct Lines {
 }
 
 impl Console {
-    pub(crate) fn new(echo: Echo) -> Self {
+    pub(crate) fn new(echo: Echo, name: &str) -> Self {
         let shared = Shared {
             started: Instant::now(),
             echo,
+            prefix: if name.is_empty() { String::new() } else { format!("{name}| ") },
             lines: Mutex::default(),
             count: watch::Sender::new(0),
             sources: watch::Sender::new(0),
@@ -63,6 +66,16 @@ impl Console {
     pub fn text(&self) -> String {
         let lines = self.lines();
         lines.kept.iter().fold(String::new(), |text, line| text + line + "\n")
+    }
+
+    /// Whether a line so far contains `text`.
+    pub fn contains(&self, text: &str) -> bool {
+        self.lines().kept.iter().any(|line| line.contains(text))
+    }
+
+    /// The machine's name with a colon, to begin a message with.
+    pub(crate) fn speaker(&self) -> String {
+        self.shared.prefix.replace("| ", ": ")
     }
 
     /// Number of lines so far. With [`crate::Vm::wait_line_after`], "from now on".
@@ -77,16 +90,20 @@ impl Console {
         lines.kept.iter().skip(skip).map(|line| format!("  | {line}\n")).collect()
     }
 
-    /// Waits for a line that contains `text`, among those after the first `mark` ones. Never ends without one.
-    pub(crate) async fn wait(&self, mark: usize, text: &str) -> String {
+    /// Waits for a line that contains one of `texts`, among those after the first `mark` ones, and tells which of them.
+    /// Never ends without one.
+    pub(crate) async fn wait(&self, mark: usize, texts: &[&str]) -> (usize, String) {
         let mut count = self.shared.count.subscribe();
         let mut next = mark;
         loop {
             {
                 let lines = self.lines();
                 let skip = next.saturating_sub(lines.dropped);
-                if let Some(line) = lines.kept.iter().skip(skip).find(|line| line.contains(text)) {
-                    return line.clone();
+                let found = lines.kept.iter().skip(skip).find_map(|line| {
+                    Some((texts.iter().position(|text| line.contains(text))?, line.clone()))
+                });
+                if let Some(found) = found {
+                    return found;
                 }
                 next = lines.dropped + lines.kept.len();
             }
@@ -131,7 +148,7 @@ impl Console {
         if self.shared.echo == Echo::Stdout {
             let seconds = self.shared.started.elapsed().as_secs_f64();
             // A closed terminal is no reason to stop the machine.
-            let _ = writeln!(std::io::stdout(), "[{seconds:8.3}] {line}");
+            let _ = writeln!(std::io::stdout(), "{}[{seconds:8.3}] {line}", self.shared.prefix);
         }
         let mut lines = self.lines();
         lines.kept.push_back(line);
@@ -182,28 +199,28 @@ mod tests {
 
     #[tokio::test]
     async fn a_line_is_found_whether_it_came_before_or_after_the_wait() {
-        let console = Console::new(Echo::Off);
+        let console = Console::new(Echo::Off, "");
         console.push("booting".into());
-        assert_eq!(console.wait(0, "boot").await, "booting");
+        assert_eq!(console.wait(0, &["boot"]).await, (0, "booting".into()));
         let waiting = console.clone();
-        let waiter = tokio::spawn(async move { waiting.wait(0, "ready").await });
+        let waiter = tokio::spawn(async move { waiting.wait(0, &["panic", "ready"]).await });
         console.push("skerry: ready".into());
-        assert_eq!(waiter.await.unwrap(), "skerry: ready");
+        assert_eq!(waiter.await.unwrap(), (1, "skerry: ready".into()));
     }
 
     #[tokio::test]
     async fn lines_before_the_mark_do_not_count() {
-        let console = Console::new(Echo::Off);
+        let console = Console::new(Echo::Off, "");
         console.push("ready".into());
         let mark = console.mark();
-        assert!(timeout(Duration::from_millis(20), console.wait(mark, "ready")).await.is_err());
+        assert!(timeout(Duration::from_millis(20), console.wait(mark, &["ready"])).await.is_err());
         console.push("ready again".into());
-        assert_eq!(console.wait(mark, "ready").await, "ready again");
+        assert_eq!(console.wait(mark, &["ready"]).await.1, "ready again");
     }
 
     #[tokio::test]
     async fn a_source_becomes_lines_without_escape_sequences() {
-        let console = Console::new(Echo::Off);
+        let console = Console::new(Echo::Off, "");
         console.follow(&b"\x1bc\x1b[2J\x1b[1;31mred\x1b[0m\r\nlast"[..], "").await;
         assert_eq!(console.text(), "red\nlast\n");
     }

@@ -18,19 +18,31 @@
 //! the [`Vm`] is dropped or the process dies, QEMU ends.
 
 mod accelerator;
+mod arch;
+mod builder;
 mod command_line;
 mod console;
+mod disk;
 mod error;
 mod forward;
+mod image;
 mod kubeconfig;
+mod netboot;
 mod qmp;
 mod vm;
+mod volume;
 
 pub use accelerator::Accelerator;
+pub use arch::{Arch, UnknownArch};
+pub use builder::{Builder, Start};
+pub use command_line::{LAN_NETWORK, Lan, USER_NETWORK};
 pub use console::{Console, Echo};
+pub use disk::{Disk, State, blank, copy};
 pub use error::Error;
 pub use forward::Forward;
-pub use vm::{Builder, State, Vm};
+pub use qmp::Event;
+pub use vm::Vm;
+pub use volume::{CONFIG_LABEL, NOCLOUD_LABEL, Volume};
 
 /// What the console says, once, when every service is ready and the node is Ready.
 pub const READY_LINE: &str = "skerry: ready";

@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use qemu::{Accelerator, Echo, Forward, READY_LINE, State, Vm};
+use qemu::{Accelerator, Arch, Builder, Disk, Echo, Forward, READY_LINE, Start, State, Vm, Volume};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The state disk that is kept beside the image.
 const STATE_FILE: &str = "state.img";
+
+/// The copy of the whole disk that is booted, and kept, beside it.
+const DISK_COPY_FILE: &str = "disk.run.img";
 
 /// The kubeconfig that is written beside the image.
 const KUBECONFIG_FILE: &str = "kubeconfig";
@@ -48,8 +51,11 @@ enum Command {
 
 #[derive(Args)]
 struct Run {
-    /// Directory with vmlinuz, initramfs.img and root.erofs
+    /// Directory that `image build` filled, or the image of a whole disk
     image: PathBuf,
+    /// Processor family: x86_64 or aarch64 (default: what the image was built for)
+    #[arg(long)]
+    arch: Option<Arch>,
     /// Memory of the guest in MiB
     #[arg(long, default_value_t = 1024)]
     memory: u32,
@@ -71,6 +77,30 @@ struct Run {
     /// Without a state disk: the machine keeps its state in memory
     #[arg(long, conflicts_with_all = ["fresh", "state"])]
     diskless: bool,
+    /// Boot the whole disk through UEFI firmware, from a copy that is kept beside it
+    #[arg(long, conflicts_with = "netboot")]
+    uefi: bool,
+    /// Boot the RAM-only bundle: its two files directly, or by DHCP and TFTP with `--netboot=pxe`
+    #[arg(long, value_enum, require_equals = true, num_args = 0..=1, default_missing_value = "kernel")]
+    netboot: Option<Netboot>,
+    /// Size of a disk that is made, such as 8G: of the state's, or of the whole disk's copy
+    #[arg(long, value_parser = parse_size)]
+    disk_size: Option<u64>,
+    /// One more disk, a raw image; may be repeated
+    #[arg(long)]
+    disk: Vec<PathBuf>,
+    /// A configuration for the node: a config.toml of any name, or a directory, such as one for NoCloud
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// A credential for the node, as NAME=FILE; may be repeated
+    #[arg(long, value_parser = parse_credential)]
+    credential: Vec<(String, PathBuf)>,
+    /// A string for SMBIOS's table 11; may be repeated
+    #[arg(long)]
+    smbios: Vec<String>,
+    /// One more argument for QEMU itself; may be repeated
+    #[arg(long, allow_hyphen_values = true)]
+    qemu: Vec<String>,
     /// Words to add to the kernel command line
     #[arg(long, default_value = "")]
     append: String,
@@ -83,6 +113,15 @@ struct Run {
     /// The kubectl to name in the printed line
     #[arg(long, default_value = "kubectl")]
     kubectl: String,
+}
+
+/// How a RAM-only bundle is booted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Netboot {
+    /// QEMU loads kernel and initramfs.
+    Kernel,
+    /// The network card's boot program does, by DHCP and TFTP.
+    Pxe,
 }
 
 /// Where a run ends.
@@ -127,16 +166,10 @@ impl Run {
     }
 
     async fn boot(&self) -> Result<Vm, qemu::Error> {
-        let state = match (&self.state, self.fresh) {
-            _ if self.diskless => State::None,
-            (_, true) => State::Fresh,
-            (Some(path), false) => State::File(path.clone()),
-            (None, false) => State::File(self.image.join(STATE_FILE)),
-        };
         let mut builder = Vm::builder(&self.image)
             .memory_mib(self.memory)
             .cpus(self.cpus)
-            .state(state)
+            .state(self.state())
             .append(&self.append)
             .echo(if self.headless { Echo::Off } else { Echo::Stdout })
             .forward_from(Forward { host: Some(API_PORT), guest: API_PORT })
@@ -144,7 +177,58 @@ impl Run {
         for forward in &self.forward {
             builder = builder.forward_from(*forward);
         }
-        builder.boot().await
+        self.add_hardware(self.add_configuration(builder)?).boot().await
+    }
+
+    /// Whether the machine boots a whole disk, which then also has its state.
+    fn whole_disk(&self) -> bool {
+        self.uefi || self.image.is_file()
+    }
+
+    fn state(&self) -> State {
+        match (&self.state, self.fresh) {
+            _ if self.diskless => State::None,
+            (_, true) => State::Fresh,
+            (Some(path), false) => State::File(path.clone()),
+            (None, false) if self.whole_disk() => State::File(beside(&self.image, DISK_COPY_FILE)),
+            (None, false) => State::File(beside(&self.image, STATE_FILE)),
+        }
+    }
+
+    fn add_hardware(&self, mut builder: Builder) -> Builder {
+        if let Some(arch) = self.arch {
+            builder = builder.arch(arch);
+        }
+        builder = match self.netboot {
+            Some(Netboot::Kernel) => builder.start(Start::Netboot),
+            Some(Netboot::Pxe) => builder.start(Start::Pxe),
+            None if self.whole_disk() => builder.start(Start::Uefi),
+            None => builder,
+        };
+        if let Some(bytes) = self.disk_size {
+            builder = builder.disk_bytes(bytes);
+        }
+        for file in &self.disk {
+            builder = builder.disk(Disk { file: file.clone(), read_only: false });
+        }
+        builder.qemu_arguments(self.qemu.iter().map(String::as_str))
+    }
+
+    fn add_configuration(&self, mut builder: Builder) -> Result<Builder, qemu::Error> {
+        if let Some(path) = &self.config {
+            builder = builder.volume(Volume::from_path(path)?);
+        }
+        for (name, path) in &self.credential {
+            let content = std::fs::read(path).map_err(|source| qemu::Error::Host {
+                action: format!("read the credential '{}'", path.display()),
+                source,
+            })?;
+            builder = builder.credential(name, content);
+        }
+        for string in &self.smbios {
+            builder = builder.smbios(string);
+        }
+        Ok(builder)
     }
 
     /// Waits for the node, then writes the kubeconfig and prints what can be done now.
@@ -153,7 +237,7 @@ impl Run {
         vm.wait_line(READY_LINE, limit).await?;
         let uptime = vm.uptime();
         let kubeconfig = vm.kubeconfig(KUBECONFIG_LIMIT).await?;
-        let path = self.image.join(KUBECONFIG_FILE);
+        let path = beside(&self.image, KUBECONFIG_FILE);
         write_private(&path, &kubeconfig)
             .map_err(|source| qemu::Error::Host { action: format!("write '{}'", path.display()), source })?;
         println!("\nReady after {:.1} s. In another terminal:\n", uptime.as_secs_f64());
@@ -166,6 +250,31 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// A file in the image's directory, or in that of the disk.
+fn beside(image: &Path, name: &str) -> PathBuf {
+    if image.is_file() { image.with_file_name(name) } else { image.join(name) }
+}
+
+/// `8G` and the like, in powers of 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let shift = match unit {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err(format!("'{unit}' is not K, M, G or T")),
+    };
+    let number: u64 = number.parse().map_err(|_| "not a size, such as 8G".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "too much".to_owned())
+}
+
+fn parse_credential(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, file) = text.split_once('=').ok_or("not NAME=FILE")?;
+    Ok((name.to_owned(), file.into()))
 }
 
 fn default_limit(accelerator: Accelerator) -> Duration {
@@ -226,6 +335,15 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_in_powers_of_1024() {
+        assert_eq!(parse_size("8G"), Ok(8 << 30));
+        assert_eq!(parse_size("512"), Ok(512));
+        for wrong in ["", "G", "8g", "8 G", "-1", "99999999T"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn the_kubeconfig_is_for_its_owner_only_even_if_an_open_one_was_there() {

@@ -1,34 +1,27 @@
-//! One virtual machine: its making, its life, its end.
+//! One running virtual machine: what it says, what is done to it, its end.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::accelerator::{Accelerator, PROGRAM};
-use crate::command_line::{INITRAMFS, KERNEL, Machine, ROOT};
-use crate::console::{Console, Echo};
+use crate::accelerator::Accelerator;
+use crate::builder::Builder;
+use crate::command_line::Machine;
+use crate::console::Console;
 use crate::error::Error;
-use crate::forward::Forward;
 use crate::kubeconfig;
-use crate::qmp::Qmp;
-
-/// Enough for the control plane, containerd and a few pods.
-const DEFAULT_MEMORY_MIB: u32 = 1024;
-const DEFAULT_CPUS: u32 = 2;
-
-/// Size of a state disk that is made here. The file is sparse.
-const STATE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+use crate::qmp::{Event, Qmp};
 
 /// The guest's API server.
-const API_PORT: u16 = 6443;
+pub(crate) const API_PORT: u16 = 6443;
 
 /// How long QEMU itself may take to start.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -36,30 +29,8 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long the console's last lines may take after QEMU's end.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
-/// The disk that outlives the machine.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum State {
-    /// A blank one, deleted with the [`Vm`].
-    #[default]
-    Fresh,
-    /// This file; it is made, blank, if there is none.
-    File(PathBuf),
-    /// None: the machine keeps its state in memory.
-    None,
-}
-
-/// What a machine is made of. Every method replaces a default.
-#[derive(Debug, Clone)]
-#[must_use]
-pub struct Builder {
-    image: PathBuf,
-    memory_mib: u32,
-    cpus: u32,
-    append: Vec<String>,
-    state: State,
-    forwards: Vec<Forward>,
-    echo: Echo,
-}
+/// How often a condition outside the machine is looked at.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// A running machine. Dropping it ends QEMU at once, as a power cut would.
 #[derive(Debug)]
@@ -73,135 +44,12 @@ pub struct Vm {
     kubeconfig: watch::Receiver<Option<String>>,
     /// The tasks that listen to the machine; they end with it.
     _listeners: JoinSet<()>,
-    /// Sockets, and the state disk if it is a fresh one.
+    /// Sockets, and the disks that were made for this machine only.
     _scratch: TempDir,
 }
 
-// === impl Builder ===
-
-impl Builder {
-    /// Memory of the guest; 1024 MiB without this.
-    pub fn memory_mib(mut self, memory_mib: u32) -> Self {
-        self.memory_mib = memory_mib;
-        self
-    }
-
-    /// Processors of the guest; 2 without this.
-    pub fn cpus(mut self, cpus: u32) -> Self {
-        self.cpus = cpus;
-        self
-    }
-
-    /// Adds to the kernel command line. Later words win over earlier ones and over the defaults.
-    pub fn append(mut self, words: &str) -> Self {
-        self.append.push(words.to_owned());
-        self
-    }
-
-    /// The state disk; a fresh one without this.
-    pub fn state(mut self, state: State) -> Self {
-        self.state = state;
-        self
-    }
-
-    /// Forwards some free port of the host's loopback address to a port of the guest. The API server's is always
-    /// forwarded.
-    pub fn forward(self, guest: u16) -> Self {
-        self.forward_from(Forward { host: None, guest })
-    }
-
-    /// Like [`Builder::forward`], with a wish for the host's port. A later one for the same guest port replaces an
-    /// earlier one.
-    pub fn forward_from(mut self, forward: Forward) -> Self {
-        self.forwards.retain(|other| other.guest != forward.guest);
-        self.forwards.push(forward);
-        self
-    }
-
-    /// Whether the console is also printed.
-    pub fn echo(mut self, echo: Echo) -> Self {
-        self.echo = echo;
-        self
-    }
-
-    /// Starts QEMU. Returns when it runs, which is before the guest does anything.
-    pub async fn boot(self) -> Result<Vm, Error> {
-        for name in [KERNEL, INITRAMFS, ROOT] {
-            let path = self.image.join(name);
-            if !path.is_file() {
-                return Err(Error::ImageFileMissing(path));
-            }
-        }
-        let accelerator = Accelerator::detect().await?;
-        let version = major_version().await?;
-        // Not below the image: a socket's path may have 107 bytes only.
-        let scratch = tempfile::Builder::new()
-            .prefix("skerry-vm-")
-            .tempdir()
-            .map_err(Error::host("make a scratch directory"))?;
-        let listen = |name: &str| {
-            let path = scratch.path().join(name);
-            let listener =
-                UnixListener::bind(&path).map_err(Error::host(format!("listen on '{}'", path.display())))?;
-            Ok((path, listener))
-        };
-        let (control_socket, control) = listen("control")?;
-        let (kubeconfig_socket, kubeconfig) = listen("kubeconfig")?;
-        let machine = Machine {
-            accelerator,
-            version,
-            memory_mib: self.memory_mib,
-            cpus: self.cpus,
-            state: self.state.prepare(scratch.path())?,
-            append: self.append.join(" "),
-            forwards: choose_ports(&self.forwards)?,
-            image: self.image,
-            control_socket,
-            kubeconfig_socket,
-        };
-        start(machine, scratch, Console::new(self.echo), control, kubeconfig).await
-    }
-}
-
-impl State {
-    /// The disk's file, made if it is not there; nothing for a machine without one.
-    fn prepare(&self, scratch: &Path) -> Result<Option<PathBuf>, Error> {
-        let path = match self {
-            Self::Fresh => scratch.join("state.img"),
-            Self::File(path) => path.clone(),
-            Self::None => return Ok(None),
-        };
-        if !path.exists() {
-            File::create(&path)
-                .and_then(|file| file.set_len(STATE_BYTES))
-                .map_err(Error::host(format!("make the state disk '{}'", path.display())))?;
-        }
-        Ok(Some(path))
-    }
-}
-
-fn choose_ports(forwards: &[Forward]) -> Result<Vec<(u16, u16)>, Error> {
-    forwards
-        .iter()
-        .map(|forward| Ok((forward.choose().map_err(Error::host("find a free port"))?, forward.guest)))
-        .collect()
-}
-
-/// `QEMU emulator version 7.2.22 (Debian ...)` is 7.
-async fn major_version() -> Result<u32, Error> {
-    let output = match Command::new(PROGRAM).arg("--version").output().await {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::ProgramMissing(PROGRAM));
-        }
-        other => other.map_err(Error::host("ask QEMU for its version"))?,
-    };
-    let text = String::from_utf8_lossy(&output.stdout);
-    let number = text.split("version ").nth(1).and_then(|rest| rest.split('.').next());
-    // An unknown version gets the careful flags of an old one.
-    Ok(number.and_then(|number| number.parse().ok()).unwrap_or(0))
-}
-
-async fn start(
+/// Starts QEMU for `machine` and waits until it takes commands.
+pub(crate) async fn start(
     machine: Machine,
     scratch: TempDir,
     console: Console,
@@ -209,23 +57,7 @@ async fn start(
     kubeconfig: UnixListener,
 ) -> Result<Vm, Error> {
     let started = Instant::now();
-    // setpriv: when the harness is killed, the kernel kills QEMU as well. The process group keeps the terminal's
-    // Ctrl-C from reaching QEMU, which would cut the guest's power.
-    let child = Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", PROGRAM])
-        .args(machine.arguments())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = match child {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::ProgramMissing("setpriv"));
-        }
-        other => other.map_err(Error::host("start QEMU"))?,
-    };
+    let mut child = spawn(&machine)?;
     let mut listeners = JoinSet::new();
     if let Some(output) = child.stdout.take() {
         listeners.spawn(console.follow(output, ""));
@@ -238,11 +70,11 @@ async fn start(
 
     let waited_for = "QEMU's start";
     let control = tokio::select! {
-        control = timeout(START_LIMIT, Qmp::accept(control)) => match control {
+        control = timeout(START_LIMIT, Qmp::accept(control, &mut listeners)) => match control {
             Ok(control) => control?,
             Err(_) => return Err(deadline(waited_for, START_LIMIT, &console)),
         },
-        status = child.wait() => return Err(ended(status, waited_for, &console).await),
+        status = child.wait() => return Err(ended(status, None, waited_for, &console).await),
     };
     Ok(Vm {
         child,
@@ -250,27 +82,39 @@ async fn start(
         console,
         started,
         accelerator: machine.accelerator,
-        forwards: machine.forwards,
+        forwards: machine.user.forwards,
         kubeconfig: kubeconfig_receiver,
         _listeners: listeners,
         _scratch: scratch,
     })
 }
 
+/// Through setpriv: when the harness is killed, the kernel kills QEMU as well. The process group keeps the terminal's
+/// Ctrl-C from reaching QEMU, which would cut the guest's power.
+fn spawn(machine: &Machine) -> Result<Child, Error> {
+    let child = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", machine.arch.program()])
+        .args(machine.arguments())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn();
+    match child {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::ProgramMissing { program: "setpriv", package: "util-linux" })
+        }
+        other => other.map_err(Error::host("start QEMU")),
+    }
+}
+
 // === impl Vm ===
 
 impl Vm {
-    /// Begins a machine from an image directory, as `image build --out` makes it.
+    /// Begins a machine from an image directory, as `image build --out` makes it, or from the image of a whole disk.
     pub fn builder(image: &Path) -> Builder {
-        Builder {
-            image: image.to_owned(),
-            memory_mib: DEFAULT_MEMORY_MIB,
-            cpus: DEFAULT_CPUS,
-            append: Vec::new(),
-            state: State::default(),
-            forwards: vec![Forward { host: None, guest: API_PORT }],
-            echo: Echo::default(),
-        }
+        Builder::new(image)
     }
 
     /// All that the console has said.
@@ -293,25 +137,87 @@ impl Vm {
         self.forwards.iter().find(|(_, port)| *port == guest).map(|(host, _)| *host)
     }
 
+    /// What QEMU reported of the machine's power so far, oldest first.
+    pub fn events(&self) -> Vec<Event> {
+        self.control.events()
+    }
+
+    // === waiting ===
+
     /// Waits for a console line that contains `text`; one that has come already counts.
+    ///
+    /// # Errors
+    /// When the limit is reached or QEMU ends, with the last lines of the console. So do all other ways of waiting.
     pub async fn wait_line(&mut self, text: &str, limit: Duration) -> Result<String, Error> {
         self.wait_line_after(0, text, limit).await
     }
 
     /// Like [`Vm::wait_line`], for lines that come after a [`Console::mark`].
+    ///
+    /// # Errors
+    /// As [`Vm::wait_line`].
     pub async fn wait_line_after(
         &mut self,
         mark: usize,
         text: &str,
         limit: Duration,
     ) -> Result<String, Error> {
-        let waited_for = format!("the console line '{text}'");
+        Ok(self.wait_any_after(mark, &[text], limit).await?.1)
+    }
+
+    /// Waits for a console line, after a [`Console::mark`], that contains one of several texts, and tells which one.
+    ///
+    /// # Errors
+    /// As [`Vm::wait_line`].
+    pub async fn wait_any_after(
+        &mut self,
+        mark: usize,
+        texts: &[&str],
+        limit: Duration,
+    ) -> Result<(usize, String), Error> {
+        let waited_for = format!("the console line '{}'", texts.join("' or '"));
         let console = self.console.clone();
-        self.expect(&waited_for, limit, console.wait(mark, text)).await
+        self.expect(&waited_for, limit, console.wait(mark, texts)).await
+    }
+
+    /// Waits until `condition` gives something. It is asked several times a second, on a thread where it may block.
+    ///
+    /// # Errors
+    /// As [`Vm::wait_line`].
+    pub async fn wait_until<T: Send + 'static>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        condition: impl FnMut() -> Option<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.expect(what, limit, ask(condition)).await
+    }
+
+    /// Waits for an event, such as `RESET`; one that has happened already counts.
+    ///
+    /// # Errors
+    /// As [`Vm::wait_line`].
+    pub async fn wait_event(&mut self, name: &str, limit: Duration) -> Result<Event, Error> {
+        let mut events = self.control.watch();
+        let found = async move {
+            let has = |events: &Vec<Event>| events.iter().any(|event| event.name == name);
+            match events.wait_for(has).await {
+                Ok(events) => events.iter().find(|event| event.name == name).cloned(),
+                Err(_) => None,
+            }
+        };
+        match self.expect(&format!("the event {name}"), limit, found).await? {
+            Some(event) => Ok(event),
+            // QEMU hung up: its end comes.
+            None => self.expect(&format!("the event {name}"), limit, std::future::pending()).await,
+        }
     }
 
     /// The admin kubeconfig, with the forwarded port in it. Waits until the guest hands it out, which is when its API
     /// server is ready.
+    ///
+    /// # Errors
+    /// As [`Vm::wait_line`].
     pub async fn kubeconfig(&mut self, limit: Duration) -> Result<String, Error> {
         let mut receiver = self.kubeconfig.clone();
         let found = async move {
@@ -327,22 +233,19 @@ impl Vm {
     }
 
     /// Waits for QEMU to end by itself, as it does when the guest powers off.
+    ///
+    /// # Errors
+    /// When it still runs at the limit.
     pub async fn wait_end(&mut self, limit: Duration) -> Result<ExitStatus, Error> {
         match timeout(limit, self.child.wait()).await {
-            Ok(status) => status.map_err(Error::host("wait for QEMU")),
+            Ok(status) => {
+                let status = status.map_err(Error::host("wait for QEMU"))?;
+                // The last lines may still be in the pipe.
+                let _ = timeout(DRAIN_LIMIT, self.console.drained()).await;
+                Ok(status)
+            }
             Err(_) => Err(deadline("power-off", limit, &self.console)),
         }
-    }
-
-    /// Presses the power button and waits for the guest to power off.
-    pub async fn powerdown(&mut self, limit: Duration) -> Result<ExitStatus, Error> {
-        self.control.execute("system_powerdown").await?;
-        self.wait_end(limit).await
-    }
-
-    /// Ends QEMU at once. What the guest had not written to its disk is gone.
-    pub async fn cut_power(mut self) -> Result<(), Error> {
-        self.child.kill().await.map_err(Error::host("kill QEMU"))
     }
 
     /// Waits for something the guest does, no longer than QEMU lives.
@@ -358,21 +261,98 @@ impl Vm {
             result = timeout(limit, event) => {
                 result.map_err(|_| deadline(waited_for, limit, &self.console))
             }
-            status = self.child.wait() => Err(ended(status, waited_for, &self.console).await),
+            status = self.child.wait() => {
+                let reason = self.control.events().into_iter().rev().find_map(|event| event.reason);
+                Err(ended(status, reason, waited_for, &self.console).await)
+            }
+        }
+    }
+
+    // === power, and what else is done to a machine ===
+
+    /// Presses the power button and waits for the guest to power off.
+    ///
+    /// # Errors
+    /// When QEMU still runs at the limit.
+    pub async fn powerdown(&mut self, limit: Duration) -> Result<ExitStatus, Error> {
+        self.control.execute("system_powerdown", None).await?;
+        self.wait_end(limit).await
+    }
+
+    /// Presses the reset button. That ends QEMU, except for a machine with [`Builder::restarts`].
+    ///
+    /// # Errors
+    /// When QEMU refuses.
+    pub async fn reset(&mut self) -> Result<(), Error> {
+        self.control.execute("system_reset", None).await.map(drop)
+    }
+
+    /// Ends QEMU at once. What the guest had not handed to its disk is gone.
+    ///
+    /// # Errors
+    /// When QEMU cannot be killed.
+    pub async fn cut_power(mut self) -> Result<(), Error> {
+        self.child.kill().await.map_err(Error::host("kill QEMU"))
+    }
+
+    /// Pulls the cable of a network card, or puts it back in: [`crate::USER_NETWORK`] or [`crate::LAN_NETWORK`].
+    ///
+    /// # Errors
+    /// When there is no such network.
+    pub async fn set_link(&mut self, network: &str, up: bool) -> Result<(), Error> {
+        self.control.execute("set_link", Some(json!({ "name": network, "up": up }))).await.map(drop)
+    }
+
+    /// Any command of QEMU's machine protocol.
+    ///
+    /// # Errors
+    /// When QEMU refuses.
+    pub async fn execute(&mut self, command: &'static str, arguments: Option<Value>) -> Result<Value, Error> {
+        self.control.execute(command, arguments).await
+    }
+}
+
+/// Asks until there is an answer.
+async fn ask<T: Send + 'static>(mut condition: impl FnMut() -> Option<T> + Send + 'static) -> T {
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let look = tokio::task::spawn_blocking(move || (condition(), condition));
+        match look.await {
+            Ok((Some(value), _)) => return value,
+            Ok((None, again)) => condition = again,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 }
 
 fn deadline(waited_for: &str, limit: Duration, console: &Console) -> Error {
-    Error::Deadline { waited_for: waited_for.to_owned(), limit, console: console.tail() }
+    Error::Deadline {
+        name: console.speaker(),
+        waited_for: waited_for.to_owned(),
+        limit,
+        console: console.tail(),
+    }
 }
 
-async fn ended(status: std::io::Result<ExitStatus>, waited_for: &str, console: &Console) -> Error {
+async fn ended(
+    status: std::io::Result<ExitStatus>,
+    reason: Option<String>,
+    waited_for: &str,
+    console: &Console,
+) -> Error {
     match status {
         Ok(status) => {
             // The last lines may still be in the pipe.
             let _ = timeout(DRAIN_LIMIT, console.drained()).await;
-            Error::Ended { status, waited_for: waited_for.to_owned(), console: console.tail() }
+            Error::Ended {
+                name: console.speaker(),
+                status,
+                reason,
+                waited_for: waited_for.to_owned(),
+                console: console.tail(),
+            }
         }
         Err(source) => Error::Host { action: "wait for QEMU".to_owned(), source },
     }
@@ -383,26 +363,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_image_that_is_not_built_is_named() {
-        let error = Vm::builder(Path::new("/nowhere")).boot().await.unwrap_err();
-        assert!(error.to_string().contains("/nowhere/vmlinuz"), "{error}");
-    }
-
-    #[test]
-    fn a_state_file_is_made_blank_and_then_kept() {
-        let scratch = tempfile::tempdir().unwrap();
-        let path = scratch.path().join("disk.img");
-        let state = State::File(path.clone());
-        assert_eq!(state.prepare(scratch.path()).unwrap(), Some(path.clone()));
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), STATE_BYTES);
-        std::fs::write(&path, b"kept").unwrap();
-        state.prepare(scratch.path()).unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"kept");
-    }
-
-    #[test]
-    fn one_guest_port_has_one_forward() {
-        let builder = Vm::builder(Path::new("/x")).forward_from(Forward { host: Some(7), guest: API_PORT });
-        assert_eq!(builder.forwards, [Forward { host: Some(7), guest: API_PORT }]);
+    async fn a_condition_is_asked_until_it_holds() {
+        let mut asked = 0;
+        let answer = ask(move || {
+            asked += 1;
+            (asked == 3).then_some(asked)
+        });
+        assert_eq!(answer.await, 3);
     }
 }
