@@ -1,13 +1,21 @@
 //! The whole document: its sections, and how layers become one configuration.
 
 use crate::boot::Boot;
+use crate::files::{self, File};
+use crate::k3s::{self, Flags};
+use crate::kernel::{self, Module, Sysctl};
 use crate::log::Log;
 use crate::mistake::Mistake;
 use crate::network::Network;
 use crate::node::{Node, Role};
 use crate::read::{At, Notes};
+use crate::registries::Registries;
 use crate::time::Time;
 use crate::tree::{Layer, Place};
+
+/// The top of the document.
+const SECTIONS: &[&str] =
+    &["node", "network", "time", "k3s", "files", "registries", "sysctl", "modules", "log", "boot"];
 
 /// What the machine is told to be.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -18,6 +26,16 @@ pub struct NodeConfig {
     pub network: Network,
     /// The clock.
     pub time: Time,
+    /// K3s's flags.
+    pub k3s: Flags,
+    /// Files that are written at every boot.
+    pub files: Vec<File>,
+    /// Mirrors and credentials of image registries.
+    pub registries: Registries,
+    /// Kernel settings.
+    pub sysctl: Sysctl,
+    /// Kernel modules.
+    pub modules: Vec<Module>,
     /// The log.
     pub log: Log,
     /// What is needed before any document can be read.
@@ -55,6 +73,7 @@ pub fn resolve(layers: &[Layer]) -> Resolved {
     let nothing = Layer::empty(Place::named("configuration"));
     let merged = layers.iter().fold(nothing, Layer::overlaid);
     let config = NodeConfig::read(notes.read(&merged.root));
+    k3s::check(&notes, &merged.root, &config.node);
     let mut mistakes: Vec<Mistake> = Vec::new();
     for mistake in notes.into_mistakes() {
         if !mistakes.contains(&mistake) {
@@ -81,13 +100,14 @@ fn missing(config: &NodeConfig, mistakes: &[Mistake]) -> Vec<Mistake> {
             "server or agent, as role in [node] of config.toml or as skerry.role= on the kernel command line",
         )),
         Some(Role::Agent) => {
-            if config.node.server.is_none() && !wrong("node.server") {
+            let has = |flag: &str| config.k3s.contains_key(flag);
+            if config.node.server.is_none() && !has("server") && !wrong("node.server") {
                 missing.push(absent(
                     "node.server",
                     "with the role agent: the server to join, https://HOST[:PORT]",
                 ));
             }
-            if config.node.token.is_none() && !wrong("node.token") {
+            if config.node.token.is_none() && !has("token") && !has("token-file") && !wrong("node.token") {
                 missing.push(absent("node.token", "with the role agent: the cluster's token"));
             }
         }
@@ -98,13 +118,16 @@ fn missing(config: &NodeConfig, mistakes: &[Mistake]) -> Vec<Mistake> {
 
 impl NodeConfig {
     fn read(root: At<'_>) -> Self {
-        let Some(fields) = root.fields(&["node", "network", "time", "log", "boot"]) else {
-            return Self::default();
-        };
+        let Some(fields) = root.fields(SECTIONS) else { return Self::default() };
         Self {
             node: fields.get("node").map(Node::read).unwrap_or_default(),
             network: fields.get("network").map(Network::read).unwrap_or_default(),
             time: fields.get("time").map(Time::read).unwrap_or_default(),
+            k3s: fields.get("k3s").map(|at| k3s::read(&at)).unwrap_or_default(),
+            files: fields.get("files").map(|at| files::read(&at)).unwrap_or_default(),
+            registries: fields.get("registries").map(Registries::read).unwrap_or_default(),
+            sysctl: fields.get("sysctl").map(|at| kernel::sysctl(&at)).unwrap_or_default(),
+            modules: fields.get("modules").map(|at| kernel::modules(&at)).unwrap_or_default(),
             log: fields.get("log").map(Log::read).unwrap_or_default(),
             boot: fields.get("boot").map(Boot::read).unwrap_or_default(),
         }

@@ -17,13 +17,18 @@
 //!
 //! No file is opened and nothing is applied here: that is PID 1's. So all of it can be tested, and run on any machine, with text alone.
 
+mod base64;
 mod boot;
 mod document;
+mod files;
+pub mod k3s;
+mod kernel;
 mod log;
 mod mistake;
 pub mod network;
 mod node;
 mod read;
+mod registries;
 pub mod time;
 mod toml_text;
 mod tree;
@@ -32,9 +37,12 @@ mod words;
 
 pub use boot::{Boot, RootSource, StatePolicy};
 pub use document::{NodeConfig, Resolved, resolve};
+pub use files::{File, PLACES};
+pub use kernel::{Module, Sysctl};
 pub use log::{Level, Log};
 pub use mistake::Mistake;
 pub use node::{Node, Role, Token};
+pub use registries::{Access, Auth, Mirror, Registries, Tls, registries_yaml};
 pub use toml_text::MAX_LEN;
 pub use tree::Layer;
 pub use value::{host_name, interface_name};

@@ -38,6 +38,11 @@ impl Notes {
         At { item: root, path: String::new(), notes: self }
     }
 
+    /// Stands on the section `key` of a document.
+    pub(crate) fn read_below<'a>(&'a self, key: &str, section: &'a Item) -> At<'a> {
+        At { item: section, path: key.to_owned(), notes: self }
+    }
+
     /// Notes a mistake that is not about one value that is there.
     pub(crate) fn add(&self, place: &Place, key: &str, given: &str, allowed: &str) {
         self.0.borrow_mut().push(Mistake {
