@@ -1,12 +1,15 @@
 //! What the host's own programs say of what this crate writes. A program that the host lacks is not asked; the unit
 //! tests have the values that it gave.
 
+#![cfg(feature = "fat")]
+
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
 use disk::guid::Guid;
-use disk::{gpt, verity};
+use disk::{fat, gpt, verity};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -63,4 +66,21 @@ fn veritysetup_takes_the_tree() {
     fs::write(&hashes, &tree.bytes).unwrap();
     let (data, hashes) = (data.to_str().unwrap(), hashes.to_str().unwrap());
     run("veritysetup", &["verify", data, hashes, &tree.root.to_string()]);
+}
+
+#[test]
+fn fsck_finds_nothing_wrong_with_a_volume() {
+    let scratch = tempfile::tempdir().unwrap();
+    for bytes in [3 * MIB, 32 * MIB, 64 * MIB, 288 * MIB] {
+        let path = scratch.path().join("volume");
+        let mut disk = file_of(&path, bytes);
+        let files: BTreeMap<_, _> = [
+            ("loader/entries/skerry-a.conf".to_owned(), b"title Skerry\n".to_vec()),
+            ("EFI/BOOT/BOOTX64.EFI".to_owned(), vec![2; 5000]),
+            ("a file with a long name.txt".to_owned(), vec![1; 300_000]),
+        ]
+        .into();
+        fat::make(&mut disk, &fat::Format { bytes, label: "BOOT", id: 7 }, &files).unwrap();
+        run("fsck.fat", &["-n", "-V", path.to_str().unwrap()]);
+    }
 }
