@@ -4,6 +4,7 @@
 
 pub mod journey;
 mod kubectl;
+pub mod machine;
 mod process;
 
 use std::env;
