@@ -11,7 +11,7 @@ use crate::accelerator::Accelerator;
 use crate::arch::{Arch, Firmware};
 use crate::command_line::{Boot, Drive, Lan, Machine, SYSTEM_DRIVE, UserNetwork};
 use crate::console::{Console, Echo};
-use crate::disk::{Disk, STATE_BYTES, State};
+use crate::drives::{Disk, STATE_BYTES, State};
 use crate::error::Error;
 use crate::forward::Forward;
 use crate::image::Image;

@@ -58,6 +58,14 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
+    /// Files that do not make a volume.
+    #[error("failed to make the volume '{label}'")]
+    Volume {
+        /// Its label.
+        label: String,
+        /// The cause.
+        source: disk::fat::Error,
+    },
     /// QEMU ended while something was still expected of it.
     #[error(
         "{name}QEMU ended ({status}{}) before {waited_for}; last console lines:\n{console}",

@@ -1,9 +1,10 @@
 //! Small volumes with files for the guest to read, such as a configuration.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
+
+use disk::fat;
 
 use crate::error::Error;
 
@@ -14,7 +15,9 @@ pub const NOCLOUD_LABEL: &str = "CIDATA";
 /// Disks consist of whole ones.
 const SECTOR_BYTES: u64 = 512;
 /// Room beside the files, for directories and tables.
-const VOLUME_BYTES: u64 = 8 * 1024 * 1024;
+const ROOM_BYTES: u64 = 8 * 1024 * 1024;
+/// The serial number of a volume; nobody tells volumes apart by it.
+const VOLUME_ID: u32 = 0x5353_4b59;
 /// What a configuration is called on its volume.
 const CONFIG_FILE: &str = "config.toml";
 /// The files by which a directory is known to be for NoCloud.
@@ -26,7 +29,7 @@ pub struct Volume {
     /// Up to 11 letters.
     pub label: String,
     /// Name and content.
-    pub files: BTreeMap<String, Vec<u8>>,
+    pub files: fat::Files,
 }
 
 // === impl Volume ===
@@ -39,7 +42,7 @@ impl Volume {
 
     /// A volume without files.
     pub fn new(label: &str) -> Self {
-        Self { label: label.to_owned(), files: BTreeMap::new() }
+        Self { label: label.to_owned(), files: fat::Files::new() }
     }
 
     /// With one more file.
@@ -61,7 +64,7 @@ impl Volume {
         if !path.is_dir() {
             return Ok(Self::new(CONFIG_LABEL).file(CONFIG_FILE, read(path)?));
         }
-        let mut files = BTreeMap::new();
+        let mut files = fat::Files::new();
         for (name, path) in
             list(path).map_err(Error::host(format!("list the configuration '{}'", path.display())))?
         {
@@ -74,24 +77,15 @@ impl Volume {
 
     /// Writes it, without a partition table, as the whole of a new disk.
     pub(crate) fn write(&self, path: &Path) -> Result<(), Error> {
-        self.format(path).map_err(Error::host(format!("make the volume '{}'", path.display())))
-    }
-
-    fn format(&self, path: &Path) -> io::Result<()> {
-        let mut label = [b' '; 11];
-        for (slot, byte) in label.iter_mut().zip(self.label.bytes()) {
-            *slot = byte;
-        }
         let content: usize = self.files.values().map(Vec::len).sum();
-        let mut file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        let content = u64::try_from(content).map_err(io::Error::other)?;
-        file.set_len((VOLUME_BYTES + content).next_multiple_of(SECTOR_BYTES))?;
-        fatfs::format_volume(&mut file, fatfs::FormatVolumeOptions::new().volume_label(label))?;
-        let volume = fatfs::FileSystem::new(&mut file, fatfs::FsOptions::new())?;
-        for (name, content) in &self.files {
-            volume.root_dir().create_file(name)?.write_all(content)?;
-        }
-        volume.unmount()
+        let bytes = ROOM_BYTES + u64::try_from(content).unwrap_or(u64::MAX / 2);
+        let bytes = bytes.next_multiple_of(SECTOR_BYTES);
+        let format = fat::Format { bytes, label: &self.label, id: VOLUME_ID };
+        let mut file = fs::File::create(path)
+            .and_then(|file| file.set_len(bytes).map(|()| file))
+            .map_err(Error::host(format!("make the volume '{}'", path.display())))?;
+        fat::make(&mut file, &format, &self.files)
+            .map_err(|source| Error::Volume { label: self.label.clone(), source })
     }
 }
 
@@ -108,8 +102,6 @@ fn list(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
-
     use super::*;
 
     #[test]
@@ -128,12 +120,9 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("volume");
         Volume::config("[node]\n").write(&path).unwrap();
-        let file = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
-        let volume = fatfs::FileSystem::new(file, fatfs::FsOptions::new()).unwrap();
-        assert!(volume.volume_label_as_bytes().starts_with(CONFIG_LABEL.as_bytes()));
-        let mut text = String::new();
-        volume.root_dir().open_file(CONFIG_FILE).unwrap().read_to_string(&mut text).unwrap();
-        assert_eq!(text, "[node]\n");
+        let mut volume = fat::Volume::open(fs::File::open(&path).unwrap()).unwrap();
+        assert_eq!(volume.label(), CONFIG_LABEL);
+        assert_eq!(volume.read(CONFIG_FILE).unwrap().unwrap(), b"[node]\n");
     }
 
     #[test]
