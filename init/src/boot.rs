@@ -4,8 +4,10 @@
 //! step of the second stage that fails becomes a problem on the console, and the boot goes on with what works.
 
 use std::convert::Infallible;
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -21,6 +23,7 @@ use crate::etc;
 use crate::machine::Machine;
 use crate::modules::{self, Tables};
 use crate::mounts;
+use crate::panic;
 use crate::root;
 use crate::shutdown;
 use crate::switch;
@@ -39,19 +42,21 @@ pub(crate) fn initramfs() -> Result<Infallible> {
     let started = since_kernel_start();
     mounts::early()?;
     console::open();
-    console::install_panic_hook();
+    panic::install_hook();
     say!("init started at {:.1}s", started.as_secs_f64());
     modules::install_helper();
-    let resolved = config::load(&[], &Cmdline::read());
+    let cmdline = Cmdline::read();
+    let resolved = config::load(&[], &cmdline);
     let events = Listener::open().context("failed to listen for devices")?;
     let mut tables = Tables::read();
-    let source = root::mount_root(&resolved, &events, &mut tables)?;
+    let program = Path::new(OsStr::from_bytes(REAL_INIT.to_bytes()));
+    let root = root::mount_root(&resolved, &cmdline, &events, &mut tables, program)?;
     let mounted = since_kernel_start();
-    say!("root mounted at {:.1}s from {source}", mounted.as_secs_f64());
+    say!("root mounted at {:.1}s from {root}", mounted.as_secs_f64());
     let environment = [
         variable(INIT_STARTED, started.as_millis())?,
         variable(ROOT_MOUNTED, mounted.as_millis())?,
-        variable(ROOT_SOURCE, source)?,
+        variable(ROOT_SOURCE, root.source)?,
     ];
     switch::into(root::NEW_ROOT, REAL_INIT, &environment)
 }
@@ -74,7 +79,7 @@ const STEPS: &[(&str, Step)] = &[
 pub(crate) fn real_root() -> Result<Infallible> {
     mounts::early()?;
     console::open();
-    console::install_panic_hook();
+    panic::install_hook();
     let board = Board::new(Facts { marks: marks_of_first_stage(), ..Facts::default() });
     for (what, step) in STEPS {
         note(&board, what, step());

@@ -30,8 +30,7 @@ impl Cmdline {
     }
 
     /// The value of `key`; of several the last one. A word without `=` has no value.
-    #[cfg(test)]
-    fn get(&self, key: &str) -> Option<&str> {
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
         self.words.iter().rev().find(|(name, _)| name == key).and_then(|(_, value)| value.as_deref())
     }
 

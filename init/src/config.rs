@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use node_config::{Layer, PREFIX, resolve};
-pub(crate) use node_config::{Level, NodeConfig, Resolved, Role, RootSource, StatePolicy};
+pub(crate) use node_config::{Level, NodeConfig, Resolved, Role, RootSource, StatePolicy, Watchdog};
 
 use crate::cmdline::Cmdline;
 

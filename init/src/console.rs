@@ -104,33 +104,9 @@ impl Terminal {
 }
 
 /// Writes even if the panic came out of a write, which still holds the lock.
-fn write_in_panic(text: &str) {
+pub(crate) fn write_in_panic(text: &str) {
     match TERMINALS.try_lock() {
         Ok(mut terminals) => terminals.iter_mut().for_each(|terminal| terminal.write(text.as_bytes())),
         Err(_) => eprint!("{text}"),
     }
-}
-
-/// Makes a panic visible and lets the machine reboot as `panic=` asks, as a kernel panic would.
-///
-/// PID 1 returning from `main` or aborting is a kernel panic whose text hides ours, so the hook never returns: it waits
-/// (`panic=0` waits for ever, for someone to read) and reboots.
-pub(crate) fn install_panic_hook() {
-    std::panic::set_hook(Box::new(|info| {
-        write_in_panic(&format!("skerry: panic in PID 1: {info}\n"));
-        let wait: i64 = std::fs::read_to_string("/proc/sys/kernel/panic")
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(10);
-        if wait == 0 {
-            loop {
-                std::thread::park();
-            }
-        }
-        if let Ok(seconds) = u64::try_from(wait) {
-            write_in_panic(&format!("skerry: rebooting in {seconds} s\n"));
-            std::thread::sleep(Duration::from_secs(seconds));
-        }
-        let _ = nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_AUTOBOOT);
-    }));
 }

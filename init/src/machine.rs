@@ -25,6 +25,7 @@ use crate::services;
 use crate::shutdown;
 use crate::state;
 use crate::supervisor::{Context as ServiceContext, Supervisor};
+use crate::watchdog::Watchdog;
 
 /// How long a duty that failed rests before it is tried again.
 const DUTY_PAUSE: Duration = Duration::from_secs(5);
@@ -38,6 +39,7 @@ pub(crate) struct Machine {
     /// What goes on until the end; all of it is dropped then.
     duties: JoinSet<()>,
     supervisor: Option<Supervisor>,
+    watchdog: Watchdog,
     /// Whether STATE survives a reboot.
     persistent: bool,
 }
@@ -52,6 +54,7 @@ impl Machine {
             hub: Hub::default(),
             duties: JoinSet::new(),
             supervisor: None,
+            watchdog: Watchdog::default(),
             persistent: false,
         }
     }
@@ -68,7 +71,9 @@ impl Machine {
             Some(action) => action,
             None => asked.await,
         };
+        self.watchdog.expect_shutdown();
         shutdown::run(action, self.supervisor, self.persistent, &self.reaper).await;
+        self.watchdog.finish(action);
         action
     }
 
@@ -79,6 +84,9 @@ impl Machine {
         self.keep_doing("notifications", move || hub.clone().receive_all(Path::new(notify::SOCKET)));
         let (board, reaper) = (self.board.clone(), self.reaper.clone());
         self.keep_doing("modules", move || devices::load_modules(board.clone(), reaper.clone()));
+        let (watchdog, board) = (self.watchdog.clone(), self.board.clone());
+        let setting = self.early_config().config.boot.watchdog;
+        self.keep_doing("watchdog", move || watchdog.clone().run(setting, board.clone()));
         let board = self.board.clone();
         self.keep_doing("kubeconfig", move || handout::run(board.clone()));
         self.duties.spawn_local(report::run(self.board.clone()));
@@ -109,10 +117,14 @@ impl Machine {
         }
     }
 
+    /// What `[boot]` may stand in: it is needed before anything else can be read.
+    fn early_config(&self) -> Resolved {
+        config::load(&[Path::new(config::IMAGE_FILE)], &self.cmdline)
+    }
+
     /// The state policy is read before there is a STATE to keep a configuration on.
     async fn prepare_state(&mut self) -> Result<String> {
-        let early = config::load(&[Path::new(config::IMAGE_FILE)], &self.cmdline);
-        let wish = state::Wish::new(&early, boot::root_source());
+        let wish = state::Wish::new(&self.early_config(), boot::root_source());
         let place = state::prepare(&wish, &self.board, &self.reaper).await?;
         self.persistent = place != state::IN_MEMORY;
         note(&self.board, "clock", identity::raise_clock());

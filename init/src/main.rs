@@ -29,6 +29,7 @@ mod mountinfo;
 mod mounts;
 mod network;
 mod notify;
+mod panic;
 mod power;
 mod probe;
 mod readiness;
@@ -42,6 +43,8 @@ mod supervisor;
 mod switch;
 mod sysctl;
 mod uevent;
+mod verity;
+mod watchdog;
 
 use std::process::ExitCode;
 

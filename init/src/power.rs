@@ -24,6 +24,8 @@ pub(crate) enum Action {
     Reboot,
     /// Stop, with the power on.
     Halt,
+    /// Start again without the firmware.
+    Kexec,
 }
 
 /// `KEY_POWER` and `EV_KEY` (include/uapi/linux/input-event-codes.h).
@@ -35,7 +37,7 @@ const INPUT_EVENT_LEN: usize = 24;
 const SIGRTMIN: i32 = 34;
 
 /// Signals that ask PID 1 for something: BusyBox's, systemd's, and SIGINT, which the kernel sends for Ctrl-Alt-Del.
-fn asks() -> [(SignalKind, Action); 8] {
+fn asks() -> [(SignalKind, Action); 9] {
     [
         (SignalKind::interrupt(), Action::Reboot),
         (SignalKind::terminate(), Action::Reboot),
@@ -45,6 +47,7 @@ fn asks() -> [(SignalKind, Action); 8] {
         (SignalKind::from_raw(SIGRTMIN + 3), Action::Halt),
         (SignalKind::from_raw(SIGRTMIN + 4), Action::PowerOff),
         (SignalKind::from_raw(SIGRTMIN + 5), Action::Reboot),
+        (SignalKind::from_raw(SIGRTMIN + 6), Action::Kexec),
     ]
 }
 

@@ -1,122 +1,168 @@
-//! Finding the root filesystem: an EROFS on a disk, or one carried inside the initramfs.
+//! Finding the root filesystem, verifying it and mounting it: from disks, or carried inside the initramfs.
 //!
-//! Disks come when their drivers have probed them, which the kernel tells by uevents. So: listen, look, and look again on
-//! every event. After a deadline the user is told what is missing, and the search goes on, since the disk may yet be plugged in.
+//! Who knows the root hash knows every byte of the root, and the initramfs has it in a file, so what was booted decides
+//! what may become the root. Disks come when their drivers have probed them, which the kernel tells by uevents. So: listen,
+//! look, and look again on every event. After a deadline the user is told what is missing, and the search goes on, since the disk may
+//! yet be plugged in. A disk that is there and damaged ends it: waiting mends nothing.
 
-use std::fs::{self, File};
-use std::io;
+mod find;
+mod memory;
+mod tables;
+
+use std::fmt;
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
+use disk::verity::RootHash;
 use nix::mount::{MsFlags, mount};
 
-use crate::block;
+use crate::block::{self, Device};
+use crate::cmdline::Cmdline;
 use crate::config::{Resolved, RootSource};
 use crate::console::say;
 use crate::modules::Tables;
-use crate::probe::{self, Content};
 use crate::uevent::Listener;
+use crate::verity;
+
+use find::{Found, Search};
+
+pub(crate) use find::Pair;
 
 /// Where the root is put together before it becomes `/`.
 pub(crate) const NEW_ROOT: &str = "/sysroot";
-/// The root filesystem of a machine that runs from memory.
-const IN_MEMORY: &str = "/root.erofs";
-/// Where a copy of it goes when the initramfs cannot back a mount itself.
-const RAMFS: &str = "/run/root-image";
+/// The root hash that came with the initramfs.
+const ROOT_HASH_FILE: &str = "/roothash";
+/// The word that replaces it, and its value for none.
+const ROOT_HASH_WORD: &str = "roothash";
+const NO_ROOT_HASH: &str = "off";
 /// Spinning and USB disks take seconds; after this the user should look.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Mounts the root at [`NEW_ROOT`] and returns what it was mounted from.
-pub(crate) fn mount_root(told: &Resolved, events: &Listener, tables: &mut Tables) -> Result<String> {
-    let wanted = &told.config.boot.root;
-    fs::create_dir_all(NEW_ROOT).context("failed to create the mount point of the root")?;
-    if *wanted == RootSource::Auto && Path::new(IN_MEMORY).exists() {
-        return mount_from_memory();
-    }
-    let device = wait_for(told, events, tables);
-    mount_erofs(&device)?;
-    Ok(device)
+/// The root as it was mounted.
+#[derive(Debug)]
+pub(crate) struct Root {
+    /// The device or file with the file system.
+    pub(crate) source: String,
+    /// Who vouches for its content.
+    trust: Trust,
 }
 
-/// Looks until there is a device that fits.
-fn wait_for(told: &Resolved, events: &Listener, tables: &mut Tables) -> String {
+#[derive(Debug)]
+enum Trust {
+    /// dm-verity, block by block.
+    Verity,
+    /// Whoever vouches for the initramfs, which it was part of.
+    Initramfs,
+    /// Nobody.
+    None,
+}
+
+impl fmt::Display for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let trust = match self.trust {
+            Trust::Verity => "verified",
+            Trust::Initramfs => "in memory",
+            Trust::None => "not verified",
+        };
+        write!(f, "{} ({trust})", self.source)
+    }
+}
+
+/// Mounts the root at [`NEW_ROOT`]. `program` is what will be started there.
+pub(crate) fn mount_root(
+    told: &Resolved,
+    cmdline: &Cmdline,
+    events: &Listener,
+    tables: &mut Tables,
+    program: &Path,
+) -> Result<Root> {
+    fs::create_dir_all(NEW_ROOT).context("failed to create the mount point of the root")?;
+    let source = &told.config.boot.root;
+    if *source == RootSource::Auto && Path::new(memory::IMAGE).exists() {
+        memory::mount(tables)?;
+        return Ok(Root { source: memory::IMAGE.to_owned(), trust: Trust::Initramfs });
+    }
+    let hash = root_hash(cmdline)?;
+    if hash.is_none() && *source == RootSource::Auto {
+        bail!(
+            "nothing says which root filesystem to use: this initramfs has neither {ROOT_HASH_FILE} nor {}; give \
+             {ROOT_HASH_WORD}=HEX, or skerry.root=/dev/name for a root that is not verified",
+            memory::IMAGE
+        );
+    }
+    match wait_for(&Search { source, hash }, told, events, tables)? {
+        Found::Plain(device) => {
+            say!("problem: the root filesystem on {} is not verified", device.display());
+            mount_erofs(&device)?;
+            Ok(Root { source: device.display().to_string(), trust: Trust::None })
+        }
+        Found::Verified(pair) => {
+            verity::mount(&pair, program, tables)?;
+            Ok(Root { source: pair.data.display().to_string(), trust: Trust::Verity })
+        }
+    }
+}
+
+/// The root hash to insist on: the command line's, else the initramfs's.
+fn root_hash(cmdline: &Cmdline) -> Result<Option<RootHash>> {
+    let (place, text) = match cmdline.get(ROOT_HASH_WORD) {
+        Some(NO_ROOT_HASH) => return Ok(None),
+        Some(word) => ("kernel command line", word.to_owned()),
+        None => match fs::read_to_string(ROOT_HASH_FILE) {
+            Ok(text) => (ROOT_HASH_FILE, text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).context("failed to read the root hash of the initramfs"),
+        },
+    };
+    text.parse().map(Some).with_context(|| format!("{place}: {ROOT_HASH_WORD}"))
+}
+
+/// Looks until there is a root that fits.
+fn wait_for(search: &Search<'_>, told: &Resolved, events: &Listener, modules: &mut Tables) -> Result<Found> {
     let mut deadline = Some(Instant::now() + PATIENCE);
     loop {
         events.drain();
-        for error in tables.coldplug() {
+        for error in modules.coldplug() {
             say!("problem: {error}");
         }
-        if let Some(device) = find(&told.config.boot.root) {
-            return device;
+        let mut devices = block::devices();
+        if let Some(hash) = &search.hash
+            && tables::mend(&devices, hash)?
+        {
+            devices = block::devices();
+        }
+        if let Some(found) = search.look(&devices)? {
+            return Ok(found);
         }
         if !events.wait(deadline) && deadline.take().is_some() {
-            complain(told);
+            complain(search, told, &devices);
         }
     }
 }
 
-fn find(wanted: &RootSource) -> Option<String> {
-    if let RootSource::Device(path) = wanted {
-        let holds_erofs = matches!(probe::content(Path::new(path)), Ok(Content::Erofs(_)));
-        return holds_erofs.then(|| path.clone());
-    }
-    block::devices().into_iter().map(|device| device.node()).find_map(|node| {
-        let fits = match (probe::content(&node).ok()?, wanted) {
-            (Content::Erofs(label), RootSource::Label(wanted)) => label == *wanted,
-            (Content::Erofs(_), _) => true,
-            _ => false,
-        };
-        fits.then(|| node.display().to_string())
-    })
-}
-
-fn complain(told: &Resolved) {
+fn complain(search: &Search<'_>, told: &Resolved, devices: &[Device]) {
     for mistake in told.mistakes.iter().filter(|mistake| mistake.key == "boot.root") {
         say!("maintenance: {mistake}");
     }
-    let what = match &told.config.boot.root {
-        RootSource::Auto => "no disk with an EROFS root filesystem".to_owned(),
-        RootSource::Label(label) => format!("no disk with an EROFS labelled {label:?} (skerry.root)"),
-        RootSource::Device(path) => format!("no EROFS on {path} (skerry.root)"),
-    };
-    let names: Vec<_> = block::devices().into_iter().map(|device| device.name).collect();
-    let seen = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    say!("maintenance: {what} after {} s; block devices: {seen}", PATIENCE.as_secs());
+    say!("maintenance: {} after {} s", search.missing(devices), PATIENCE.as_secs());
+    if devices.is_empty() {
+        say!(
+            "maintenance: no block device was found; is the disk attached, and is its driver in the initramfs?"
+        );
+    }
+    for device in devices.iter().filter(|device| device.part_of.is_none()) {
+        say!("maintenance: seen: {}", tables::describe(device));
+    }
     say!(
-        "maintenance: still waiting; attach the disk, or restart with skerry.root=LABEL=name or skerry.root=/dev/name"
+        "maintenance: still waiting; attach the disk, or restart with skerry.root=/dev/name, LABEL=name or PARTUUID=guid"
     );
 }
 
-fn mount_erofs(source: &str) -> Result<()> {
+/// Mounts what is on `device` or in that file.
+pub(crate) fn mount_erofs(device: &Path) -> Result<()> {
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV;
-    mount(Some(source), NEW_ROOT, Some("erofs"), flags, None::<&str>)
-        .with_context(|| format!("failed to mount the root filesystem from {source}"))
-}
-
-/// Mounts [`IN_MEMORY`]. EROFS takes a plain file as its backing (Linux 6.12) if that file's system can read pages by itself: a
-/// ramfs can, a tmpfs cannot and says `ENOTBLK`. Then the image moves to a ramfs of its own.
-fn mount_from_memory() -> Result<String> {
-    let mut tables = Tables::read();
-    if let Err(error) = tables.load_named("erofs") {
-        say!("problem: {error}");
-    }
-    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV;
-    match mount(Some(IN_MEMORY), NEW_ROOT, Some("erofs"), flags, None::<&str>) {
-        Ok(()) => return Ok(IN_MEMORY.to_owned()),
-        Err(Errno::ENOTBLK) => {}
-        Err(errno) => bail!("failed to mount {IN_MEMORY}: {}", errno.desc()),
-    }
-    fs::create_dir_all(RAMFS).and_then(|()| {
-        mount(Some("ramfs"), RAMFS, Some("ramfs"), MsFlags::empty(), None::<&str>)?;
-        move_file(Path::new(IN_MEMORY), &Path::new(RAMFS).join("root.erofs"))
-    })?;
-    mount_erofs(&format!("{RAMFS}/root.erofs"))?;
-    Ok(IN_MEMORY.to_owned())
-}
-
-fn move_file(from: &Path, to: &Path) -> io::Result<()> {
-    io::copy(&mut File::open(from)?, &mut File::create(to)?)?;
-    fs::remove_file(from)
+    mount(Some(device), NEW_ROOT, Some("erofs"), flags, None::<&str>)
+        .with_context(|| format!("failed to mount the root filesystem from {}", device.display()))
 }

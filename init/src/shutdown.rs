@@ -6,6 +6,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sys::dm::Control;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::cgroup;
@@ -42,10 +43,20 @@ pub(crate) async fn run(action: Action, supervisor: Option<Supervisor>, persiste
         }
     }
     stop_rest(reaper).await;
-    if timeout(SYNC_LIMIT, tokio::task::spawn_blocking(nix::unistd::sync)).await.is_err() {
-        say!("problem: writing to disk took longer than {} s; going down without", SYNC_LIMIT.as_secs());
+    // A disk that does not answer blocks whoever asks, so another thread asks.
+    if timeout(SYNC_LIMIT, tokio::task::spawn_blocking(let_go_of_disks)).await.is_err() {
+        say!("problem: the disks took longer than {} s; going down without them", SYNC_LIMIT.as_secs());
     }
+}
+
+/// Writes what is not written yet, then takes file systems and mapped devices off.
+fn let_go_of_disks() {
+    nix::unistd::sync();
     unmount_all();
+    // What lies over the disks: encryption, logical volumes. The root's own mapping is in use and stays.
+    if let Ok(control) = Control::open() {
+        let _ = control.remove_unused();
+    }
 }
 
 /// Ends the machine at once.
@@ -54,8 +65,13 @@ pub(crate) fn end(action: Action) -> ! {
         Action::PowerOff => RebootMode::RB_POWER_OFF,
         Action::Reboot => RebootMode::RB_AUTOBOOT,
         Action::Halt => RebootMode::RB_HALT_SYSTEM,
+        Action::Kexec => RebootMode::RB_KEXEC,
     };
     let _ = reboot(mode);
+    if action == Action::Kexec {
+        say!("problem: no kernel could be started; the firmware starts one");
+        let _ = reboot(RebootMode::RB_AUTOBOOT);
+    }
     say!("problem: the kernel did not end the machine; switch it off");
     loop {
         std::thread::park();
@@ -67,6 +83,7 @@ fn word(action: Action) -> &'static str {
         Action::PowerOff => "powering off",
         Action::Reboot => "rebooting",
         Action::Halt => "halting",
+        Action::Kexec => "restarting without the firmware",
     }
 }
 

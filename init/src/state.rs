@@ -254,7 +254,7 @@ fn choose(devices: Vec<Device>, root: &str, look_at: impl Fn(&Device) -> Kind) -
         }
         match look_at(&device) {
             Kind::State => return Some(Found::Labelled(device)),
-            Kind::Blank if !device.is_partition && !device.has_partitions => {
+            Kind::Blank if device.part_of.is_none() && !device.has_partitions => {
                 blank.get_or_insert(device);
             }
             Kind::Blank | Kind::Foreign => {}
@@ -359,7 +359,7 @@ mod tests {
     fn disk(name: &str) -> Device {
         Device {
             name: name.to_owned(),
-            is_partition: false,
+            part_of: None,
             has_partitions: false,
             read_only: false,
             size: SMALLEST,
@@ -450,7 +450,8 @@ mod tests {
 
     #[test]
     fn what_may_be_someones_is_never_chosen() {
-        let partition = Device { is_partition: true, ..disk("bl1") };
+        let place = block::PartOf { disk: "fo1".to_owned(), number: 1 };
+        let partition = Device { part_of: Some(place), ..disk("bl1") };
         let partitioned = Device { has_partitions: true, ..disk("bl2") };
         let read_only = Device { read_only: true, ..disk("bl3") };
         let tiny = Device { size: SMALLEST - 1, ..disk("bl4") };

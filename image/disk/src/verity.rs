@@ -13,6 +13,10 @@ use thiserror::Error;
 
 use crate::guid::Guid;
 
+mod recognise;
+
+pub use recognise::{Recognised, recognise};
+
 /// Bytes of a data block and of a hash block.
 pub const BLOCK_SIZE: usize = 4096;
 /// Bytes of the superblock's structure; it has a whole block to itself.

@@ -35,7 +35,7 @@ mod tree;
 mod value;
 mod words;
 
-pub use boot::{Boot, RootSource, StatePolicy};
+pub use boot::{Boot, RootSource, StatePolicy, Watchdog};
 pub use document::{NodeConfig, Resolved, resolve};
 pub use files::{File, PLACES};
 pub use kernel::{Module, Sysctl};

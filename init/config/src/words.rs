@@ -19,6 +19,7 @@ const SHORT: &[(&str, &str)] = &[
     ("log", "log.level"),
     ("root", "boot.root"),
     ("state", "boot.state"),
+    ("watchdog", "boot.watchdog"),
     ("debug", "boot.debug"),
 ];
 /// These two make one interface between them.

@@ -137,3 +137,35 @@ fn a_root_hash_names_both_partitions() {
         assert!(bad.parse::<RootHash>().is_err(), "{bad}");
     }
 }
+
+#[test]
+fn a_hash_device_is_recognised_by_its_root_hash_and_knows_the_first_block_of_the_data() {
+    for blocks in [1, 128, 129, 16385] {
+        let tree = tree(blocks);
+        let found = recognise(&mut io::Cursor::new(&tree.bytes), &tree.root).unwrap();
+        assert_eq!(found.superblock, tree.superblock);
+        let mut first: [u8; BLOCK_SIZE] = data(1).try_into().unwrap();
+        assert!(found.begins_with(&first), "{blocks} blocks");
+        first[77] ^= 1;
+        assert!(!found.begins_with(&first), "{blocks} blocks");
+    }
+}
+
+#[test]
+fn another_tree_and_a_damaged_one_are_told_apart() {
+    let tree = tree(16385);
+    let recognise = |bytes: &[u8], root: &RootHash| recognise(&mut io::Cursor::new(bytes), root);
+    let other = RootHash([7; 32]);
+    assert!(
+        matches!(recognise(&tree.bytes, &other), Err(Error::OtherRoot { wanted, .. }) if wanted == other)
+    );
+    // Block 0 is the superblock, 1 the top; 2 and 3 the level below it, then the leaves.
+    for block in [2, 4] {
+        let mut bytes = tree.bytes.clone();
+        bytes[block * BLOCK_SIZE + 9] ^= 1;
+        let error = recognise(&bytes, &tree.root).unwrap_err();
+        assert!(matches!(error, Error::Damaged { block: found, .. } if found == block as u64), "{error}");
+    }
+    assert!(matches!(recognise(&[0; BLOCK_SIZE], &tree.root), Err(Error::Superblock(_))));
+    assert!(matches!(recognise(&tree.bytes[..BLOCK_SIZE], &tree.root), Err(Error::Io { .. })));
+}
