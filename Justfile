@@ -93,6 +93,7 @@ setup:
     need /etc/ssl/certs/ca-certificates.crt ca-certificates
     # To boot the image.
     need qemu-system-x86_64 qemu-system-x86
+    need /usr/share/OVMF/OVMF_CODE_4M.fd ovmf
     need setpriv util-linux
     # To run a node on this host. A containerd that is here, such as Docker's, stays.
     need containerd containerd

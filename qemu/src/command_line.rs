@@ -155,7 +155,7 @@ impl Machine {
         arguments.pair("-netdev", user);
         // The card's boot program costs a second where it has nothing to do.
         let rom = if matches!(self.boot, Boot::Network(_)) { "bootindex=1" } else { "romfile=" };
-        let address = hardware_address(0, *number);
+        let address = user_address(*number);
         arguments
             .pair("-device", format!("virtio-net-pci,id=nic0,netdev={USER_NETWORK},mac={address},{rom}"));
         if let Some(Lan { port, number }) = self.lan {
@@ -185,6 +185,11 @@ impl Machine {
 /// The hardware address of a machine's card on the shared network.
 pub(crate) fn lan_address(number: u8) -> String {
     hardware_address(1, number)
+}
+
+/// The hardware address of a machine's card on the network to the host.
+pub(crate) fn user_address(number: u8) -> String {
+    hardware_address(0, number)
 }
 
 /// Under QEMU's prefix, which is locally administered.

@@ -20,6 +20,7 @@
 mod accelerator;
 mod arch;
 mod builder;
+mod cluster;
 mod command_line;
 mod console;
 mod drives;
@@ -35,6 +36,7 @@ mod volume;
 pub use accelerator::Accelerator;
 pub use arch::{Arch, UnknownArch};
 pub use builder::{Builder, Start};
+pub use cluster::{Cluster, random_token};
 pub use command_line::{LAN_NETWORK, Lan, USER_NETWORK};
 pub use console::{Console, Echo};
 pub use drives::{Disk, State, blank, copy};

@@ -270,11 +270,14 @@ impl Vm {
 
     // === power, and what else is done to a machine ===
 
-    /// Presses the power button and waits for the guest to power off.
+    /// Presses the power button and waits for the guest to power off. One that is off already stays so.
     ///
     /// # Errors
     /// When QEMU still runs at the limit.
     pub async fn powerdown(&mut self, limit: Duration) -> Result<ExitStatus, Error> {
+        if let Some(status) = self.child.try_wait().map_err(Error::host("wait for QEMU"))? {
+            return Ok(status);
+        }
         self.control.execute("system_powerdown", None).await?;
         self.wait_end(limit).await
     }
