@@ -100,7 +100,7 @@ fn control_groups() -> Result<()> {
 }
 
 fn kernel_settings() -> Result<()> {
-    let failures = sysctl::apply();
+    let failures = sysctl::apply(&Cmdline::read());
     anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
     Ok(())
 }

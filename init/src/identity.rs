@@ -15,7 +15,14 @@ const CLOCK: &str = "/var/lib/skerry/clock";
 /// Its time stamp is when the image was made.
 const IMAGE_STAMP: &str = "/usr/lib/os-release";
 const PRODUCT_UUID: &str = "/sys/class/dmi/id/product_uuid";
+/// A device tree's; Raspberry Pis and most boards have one.
+const BOARD_SERIAL: &str = "/sys/firmware/devicetree/base/serial-number";
+/// As much as the kernel takes at once.
 const SEED_LEN: usize = 512;
+/// The id of the machine that saved the seed stands before it.
+const OWNER_LEN: usize = 32;
+/// How often the time is saved besides at the end, for machines that are never shut down. Seldom, because flash wears out.
+const SAVE_CLOCK_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Values that vendors left in firmware; a machine id made from one would be shared.
 const INVALID_UUIDS: &[&str] = &[
@@ -24,14 +31,12 @@ const INVALID_UUIDS: &[&str] = &[
     "03000200040005000006000700080009",
 ];
 
-/// The machine id: from STATE, else from the firmware's UUID, else random; with `keep`, kept on STATE.
+/// The machine id: from STATE, else from the firmware, else random; with `keep`, kept on STATE.
 pub(crate) fn machine_id(keep: bool) -> Result<String> {
     if let Some(id) = fs::read_to_string(MACHINE_ID).ok().and_then(|text| valid_id(text.trim())) {
         return Ok(id);
     }
-    let firmware =
-        fs::read_to_string(PRODUCT_UUID).ok().and_then(|text| valid_id(&text.trim().replace('-', "")));
-    let id = match firmware {
+    let id = match firmware_id() {
         Some(id) => id,
         None => random_id().context("failed to make a machine id")?,
     };
@@ -42,27 +47,47 @@ pub(crate) fn machine_id(keep: bool) -> Result<String> {
     Ok(id)
 }
 
+/// What the firmware knows: a UUID on PCs and in virtual machines, a serial number on boards. So that a machine that keeps nothing is
+/// the same one after a restart.
+fn firmware_id() -> Option<String> {
+    let uuid = fs::read_to_string(PRODUCT_UUID).ok();
+    let serial = || fs::read_to_string(BOARD_SERIAL).ok();
+    uuid.and_then(|text| valid_id(&text.trim().replace('-', ""))).or_else(|| id_from_serial(&serial()?))
+}
+
 /// The name of a machine that was not given one.
 pub(crate) fn default_hostname(machine_id: &str) -> String {
     format!("skerry-{}", &machine_id[..machine_id.len().min(6)])
 }
 
-/// Feeds the seed of the last run to the kernel and replaces it at once, so that it is never used twice. It is not credited as
-/// entropy, because images get cloned; the kernel has its own sources for that.
+/// Feeds the seed of the last run to the kernel. It is replaced before it is used, so that it is never used twice, whatever happens
+/// between; and it counts as randomness only on the machine that saved it, by the firmware's word, because disks get cloned.
 pub(crate) fn stir_seed() -> Result<()> {
-    if let Ok(old) = fs::read(SEED) {
-        fs::write("/dev/urandom", old).context("failed to feed the saved seed to the kernel")?;
-    }
-    save_seed()
+    let old = fs::read(SEED).ok();
+    save_seed()?;
+    let Some((seed, bits)) = old.as_deref().and_then(|old| judge_seed(old, firmware_id().as_deref())) else {
+        return Ok(());
+    };
+    let random = File::open("/dev/urandom").context("failed to open the kernel's randomness")?;
+    sys::random::add_entropy(random, seed, bits).context("failed to feed the saved seed to the kernel")
 }
 
-/// Saves fresh randomness for the next boot.
+/// Saves randomness for the next boot, and before it whose it is.
 pub(crate) fn save_seed() -> Result<()> {
-    let mut seed = [0; SEED_LEN];
+    let mut content = firmware_id().unwrap_or_default().into_bytes();
+    content.resize(OWNER_LEN + SEED_LEN, 0);
     File::open("/dev/urandom")
-        .and_then(|mut random| random.read_exact(&mut seed))
+        .and_then(|mut random| random.read_exact(&mut content[OWNER_LEN..]))
         .context("failed to read randomness")?;
-    write_durably(Path::new(SEED), &seed, 0o600).context("failed to save the seed")
+    write_durably(Path::new(SEED), &content, 0o600).context("failed to save the seed")
+}
+
+/// The seed in a saved file, and how many bits of it count on the machine with the firmware id `own`.
+fn judge_seed<'a>(saved: &'a [u8], own: Option<&str>) -> Option<(&'a [u8], u32)> {
+    let (owner, seed) = saved.split_at_checked(OWNER_LEN)?;
+    let seed = &seed[..seed.len().min(SEED_LEN)];
+    let ours = own.is_some_and(|own| owner == own.as_bytes());
+    Some((seed, if ours { u32::try_from(seed.len() * 8).ok()? } else { 0 }))
 }
 
 /// Moves the clock up to the image's date or the last time this machine knew, whichever is later. Never back.
@@ -83,6 +108,14 @@ pub(crate) fn save_clock() -> Result<()> {
         .context("failed to save the time")
 }
 
+/// Saves the time once in a while, for ever. Owned by the main task; ends only on error.
+pub(crate) async fn keep_clock() -> Result<()> {
+    loop {
+        tokio::time::sleep(SAVE_CLOCK_EVERY).await;
+        save_clock()?;
+    }
+}
+
 /// 32 lower-case hexadecimal digits that are not a known dummy.
 fn valid_id(text: &str) -> Option<String> {
     let id = text.to_ascii_lowercase();
@@ -90,13 +123,29 @@ fn valid_id(text: &str) -> Option<String> {
     (well_formed && !INVALID_UUIDS.contains(&id.as_str()) && !id.starts_with("12345678")).then_some(id)
 }
 
+/// An id from a board's serial number, which is too short to be one. FNV-1a (128 bits) spreads it; there is nothing to keep secret.
+fn id_from_serial(text: &str) -> Option<String> {
+    let serial = text.trim_matches(|c: char| c == '\0' || c.is_whitespace());
+    if serial.len() < 4 || serial.bytes().all(|byte| byte == b'0') {
+        return None;
+    }
+    let (basis, prime) =
+        (0x6C62_272E_07BB_0142_62B8_2175_6295_C58D_u128, 0x0100_0000_0000_0000_0000_013B_u128);
+    let hash = serial.bytes().fold(basis, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(prime));
+    Some(version_4(hash.to_be_bytes()))
+}
+
 /// A random id with the bits of a version 4 UUID.
 fn random_id() -> io::Result<String> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(version_4(bytes))
+}
+
+fn version_4(mut bytes: [u8; 16]) -> String {
     bytes[6] = bytes[6] & 0x0F | 0x40;
     bytes[8] = bytes[8] & 0x3F | 0x80;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Writes beside, syncs and renames: after a power cut there is the old content or the new.
@@ -106,7 +155,9 @@ fn write_durably(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&beside)?;
     file.write_all(content)?;
     file.sync_all()?;
-    fs::rename(&beside, path)
+    fs::rename(&beside, path)?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]
@@ -127,6 +178,26 @@ mod tests {
         let id = random_id().unwrap();
         assert_eq!(valid_id(&id).as_ref(), Some(&id));
         assert_eq!(&id[12..13], "4");
+    }
+
+    #[test]
+    fn boards_are_told_apart_by_their_serial_numbers() {
+        let id = id_from_serial("10000000a1b2c3d4\0").unwrap();
+        assert_eq!(valid_id(&id).as_ref(), Some(&id));
+        assert_ne!(id_from_serial("10000000a1b2c3d5\0").as_ref(), Some(&id));
+        assert_eq!(id_from_serial("10000000a1b2c3d4"), Some(id));
+        assert!(id_from_serial("0000000000000000\0").is_none() && id_from_serial("\0").is_none());
+    }
+
+    #[test]
+    fn a_seed_counts_only_on_the_machine_that_saved_it() {
+        let own = "a0b1c2d3e4f5061728394a5b6c7d8e9f";
+        let saved = [own.as_bytes(), &[7; SEED_LEN]].concat();
+        assert_eq!(judge_seed(&saved, Some(own)), Some((&[7; SEED_LEN][..], 4096)));
+        assert_eq!(judge_seed(&saved, None).unwrap().1, 0);
+        let nobodys = [0; OWNER_LEN + SEED_LEN];
+        assert_eq!(judge_seed(&nobodys, Some(own)).unwrap().1, 0);
+        assert_eq!(judge_seed(b"short", Some(own)), None);
     }
 
     #[test]

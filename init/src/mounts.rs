@@ -57,8 +57,15 @@ const LATE: &[Entry] = &[
     may("/sys/fs/bpf", "bpf", NOEXEC, "mode=0700"),
     may("/sys/kernel/security", "securityfs", NOEXEC, ""),
     may("/sys/kernel/tracing", "tracefs", NOEXEC, "mode=0700"),
+    may("/sys/kernel/config", "configfs", NOEXEC, ""),
     may("/sys/fs/pstore", "pstore", NOEXEC, ""),
+    // Read-only: a wrong write there can make firmware forget how to boot.
+    may("/sys/firmware/efi/efivars", "efivarfs", NOEXEC.union(MsFlags::MS_RDONLY), ""),
+    may("/dev/hugepages", "hugetlbfs", NODEV, ""),
 ];
+
+/// The kernel's debugging interface: much to see, and much to break.
+const DEBUG: Entry = may("/sys/kernel/debug", "debugfs", NOEXEC, "mode=0700");
 
 /// Names in /dev that programs expect and devtmpfs does not make.
 const DEV_LINKS: &[(&str, &str)] = &[
@@ -91,6 +98,11 @@ pub(crate) fn late() -> Result<()> {
         symlink(target, link).with_context(|| format!("failed to link {link}"))?;
     }
     Ok(())
+}
+
+/// Mounts what only someone who debugs the machine needs.
+pub(crate) fn debug() -> Result<()> {
+    DEBUG.mount()
 }
 
 /// Binds `source` over `target`.

@@ -3,10 +3,14 @@
 use std::fs;
 use std::io;
 
+use crate::cmdline::Cmdline;
+
 /// Expected by the kubelet and by pod networks.
 const KUBERNETES: &[(&str, &str)] = &[
     ("vm.overcommit_memory", "1"),
     ("vm.panic_on_oom", "0"),
+    // As long as the kernel command line does not say otherwise (`panic=`), see `apply`.
+    (PANIC, "10"),
     ("kernel.panic_on_oops", "1"),
     ("kernel.keys.root_maxkeys", "1000000"),
     ("kernel.keys.root_maxbytes", "25000000"),
@@ -26,10 +30,21 @@ const KUBERNETES: &[(&str, &str)] = &[
     ("kernel.pid_max", "4194304"),
     ("vm.max_map_count", "262144"),
     ("net.core.somaxconn", "4096"),
-    ("net.ipv4.ip_local_reserved_ports", "6443,10010,10250"),
+    // A cluster has more neighbours than a workstation.
+    ("net.ipv4.neigh.default.gc_thresh1", "1024"),
+    ("net.ipv4.neigh.default.gc_thresh2", "4096"),
+    ("net.ipv4.neigh.default.gc_thresh3", "8192"),
+    // What k3sd, the kubelet and containerd listen on must not be taken by someone's outgoing connection.
+    ("net.ipv4.ip_local_reserved_ports", "2379-2382,6443-6444,10010,10248-10260"),
 ];
 
-/// Hardening. User namespaces stay possible (pods may ask for them), and so do module loads (pod networks need them).
+/// Seconds until a machine whose kernel panicked starts again.
+const PANIC: &str = "kernel.panic";
+
+/// Hardening that no pod notices, or that pods ought to notice. What is left out, and why: user namespaces
+/// (`user.max_user_namespaces`) and module loads (`kernel.modules_disabled`) are what pods and their networks ask for;
+/// `kernel.io_uring_disabled` breaks databases; `kernel.yama.ptrace_scope` 3 cannot be taken back; `kernel.kexec_load_disabled` would forbid
+/// restarting by kexec, and no service has the capability to load a kernel.
 const HARDENING: &[(&str, &str)] = &[
     ("kernel.kptr_restrict", "2"),
     ("kernel.dmesg_restrict", "1"),
@@ -48,7 +63,6 @@ const HARDENING: &[(&str, &str)] = &[
     ("fs.suid_dumpable", "0"),
     ("kernel.core_pattern", "|/bin/false"),
     ("kernel.sysrq", "176"),
-    ("kernel.kexec_load_disabled", "1"),
     ("vm.mmap_min_addr", "65536"),
     ("net.ipv4.conf.all.accept_redirects", "0"),
     ("net.ipv4.conf.default.accept_redirects", "0"),
@@ -66,9 +80,12 @@ const HARDENING: &[(&str, &str)] = &[
 const BRIDGE: &[(&str, &str)] =
     &[("net.bridge.bridge-nf-call-iptables", "1"), ("net.bridge.bridge-nf-call-ip6tables", "1")];
 
-/// Applies everything that does not depend on a module. A key this kernel lacks is skipped; other failures are returned.
-pub(crate) fn apply() -> Vec<String> {
-    KUBERNETES.iter().chain(HARDENING).filter_map(|(key, value)| set(key, value).err()).collect()
+/// Applies everything that does not depend on a module, except what the kernel command line has decided. A key this kernel lacks is
+/// skipped; other failures are returned.
+pub(crate) fn apply(cmdline: &Cmdline) -> Vec<String> {
+    let decided = |key: &str| key == PANIC && cmdline.get("panic").is_some();
+    let wanted = KUBERNETES.iter().chain(HARDENING).filter(|(key, _)| !decided(key));
+    wanted.filter_map(|(key, value)| set(key, value).err()).collect()
 }
 
 /// Applies what the bridge filter module brought.
@@ -93,6 +110,30 @@ fn path(key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The values that a kubelet with `protectKernelDefaults` insists on (pkg/kubelet/cm/container_manager_linux.go,
+    /// `setupKernelTunables`).
+    #[test]
+    fn the_kernel_is_as_a_kubelet_that_protects_its_defaults_wants_it() {
+        let wanted = [
+            ("vm.overcommit_memory", "1"),
+            ("vm.panic_on_oom", "0"),
+            ("kernel.panic", "10"),
+            ("kernel.panic_on_oops", "1"),
+            ("kernel.keys.root_maxkeys", "1000000"),
+            ("kernel.keys.root_maxbytes", "25000000"),
+        ];
+        for setting in wanted {
+            assert!(KUBERNETES.contains(&setting), "{setting:?}");
+        }
+    }
+
+    #[test]
+    fn no_key_is_set_twice() {
+        let mut keys: Vec<_> = KUBERNETES.iter().chain(HARDENING).chain(BRIDGE).map(|(key, _)| key).collect();
+        keys.sort_unstable();
+        assert!(keys.windows(2).all(|pair| pair[0] != pair[1]), "{keys:?}");
+    }
 
     #[test]
     fn the_first_separator_decides() {
