@@ -60,12 +60,14 @@ pub(crate) enum Phase {
     Starting,
     /// Ready, after this time.
     Ready(Duration),
+    /// Ready, and reading its configuration again.
+    Reloading,
     /// Ended by itself; it will be started again.
     Failed {
         /// How it ended.
         reason: String,
-        /// When it will be started again.
-        retry_in: Duration,
+        /// When it will be started again, as time since the kernel started.
+        retry_at: Duration,
     },
     /// Asked to end.
     Stopping,
@@ -95,10 +97,9 @@ impl Facts {
             Condition::State => self.state.is_some(),
             Condition::Network => self.address.is_some(),
             Condition::Modules => self.modules_loaded,
-            Condition::Started(name) => self
-                .services
-                .get(name)
-                .is_some_and(|service| matches!(service.phase, Phase::Starting | Phase::Ready(_))),
+            Condition::Started(name) => self.services.get(name).is_some_and(|service| {
+                matches!(service.phase, Phase::Starting | Phase::Ready(_) | Phase::Reloading)
+            }),
             Condition::Service(name) => self.is_ready(name),
         }
     }
@@ -190,7 +191,7 @@ pub(crate) fn since_kernel_start() -> Duration {
 }
 
 /// Writes the `skerry:` lines that follow from a change. This is the one place they are derived, so the format is stable:
-/// `service NAME starting|ready 1.9s|failed: why|stopping|stopped`, `status NAME text`, `problem: text`, `node Ready`,
+/// `service NAME starting|ready 1.9s|reloading|failed: why; starting it again in 1.0s|stopping|stopped`, `status NAME text`, `problem: text`, `node Ready`,
 /// `node NotReady`, and once `ready`.
 fn announce(before: &Facts, now: &mut Facts) {
     for (topic, text) in &now.problems {
@@ -230,8 +231,10 @@ fn announce_phase(name: &str, phase: &Phase) {
         Phase::Waiting => {}
         Phase::Starting => say!("service {name} starting"),
         Phase::Ready(took) => say!("service {name} ready {:.1}s", took.as_secs_f64()),
-        Phase::Failed { reason, retry_in } => {
-            say!("service {name} failed: {reason}; starting it again in {:.1}s", retry_in.as_secs_f64());
+        Phase::Reloading => say!("service {name} reloading"),
+        Phase::Failed { reason, retry_at } => {
+            let retry_in = retry_at.saturating_sub(since_kernel_start()).as_secs_f64();
+            say!("service {name} failed: {reason}; starting it again in {retry_in:.1}s");
         }
         Phase::Stopping => say!("service {name} stopping"),
         Phase::Stopped => say!("service {name} stopped"),

@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
+use crate::config::Level;
+use crate::logs;
+
 /// How long one piece of text may wait for a slow terminal: 4 KiB at 115200 baud take about 0.36 s.
 const PATIENCE: Duration = Duration::from_millis(1000);
 
@@ -26,9 +29,9 @@ struct Terminal {
     stuck: bool,
 }
 
-/// Writes one `skerry: ...` line.
+/// Writes one `skerry: ...` line and keeps it with the other lines of PID 1.
 macro_rules! say {
-    ($($arg:tt)*) => { $crate::console::write(&format!("skerry: {}\n", format_args!($($arg)*))) };
+    ($($arg:tt)*) => { $crate::console::say_line(&format!($($arg)*)) };
 }
 pub(crate) use say;
 
@@ -56,6 +59,13 @@ pub(crate) fn open() {
         }
         *lock() = terminals;
     }
+}
+
+/// What [`say!`] does.
+pub(crate) fn say_line(text: &str) {
+    write(&format!("skerry: {text}\n"));
+    let level = if text.starts_with("problem: ") { Level::Warn } else { Level::Info };
+    logs::record(logs::INIT, level, text);
 }
 
 /// Writes `text` to every terminal, and drops what does not fit in time.

@@ -1,193 +1,124 @@
-//! What services write: kept line by line in a bounded ring, and shown on the console with the service's name before it.
+//! Everything that is said on this machine: one bounded ring in memory, fed from all sides.
 //!
-//! The console is slow, so it gets lines of a wanted importance at a bounded rate; the ring gets all, and its end is shown when
-//! a service fails.
+//! ```text
+//! stdout and stderr of services (stream) ─┐                       ┌─> console, what is important enough (this file)
+//! journald's native socket (journal) ─────┼─> record() ─> ring ───┼─> /run/skerry/log, for who asks (server)
+//! the kernel's messages (kmsg) ───────────┤                       └─> /var/log/skerry, if configured (disk)
+//! PID 1's own lines (console::say!) ──────┘
+//! ```
+//!
+//! The ring gets all. The console is slow, so it gets the lines of a wanted importance, at a bounded rate; when a service fails, the
+//! last lines of it that were not shown follow.
 
-use std::collections::VecDeque;
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+mod client;
+mod disk;
+mod journal;
+mod kmsg;
+mod level;
+mod rate;
+mod ring;
+mod server;
+mod stream;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::unix::pipe;
+use std::collections::BTreeMap;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::sync::watch;
+
+pub(crate) use self::client::{ROLE, ask_role};
+pub(crate) use self::disk::run as write_to_disk;
+pub(crate) use self::journal::run as serve_journal;
+pub(crate) use self::kmsg::run as follow_kernel;
+use self::ring::{Line, Ring};
+pub(crate) use self::server::run as serve;
+pub(crate) use self::stream::follow;
+use crate::board::since_kernel_start;
 use crate::config::Level;
 use crate::console;
-use crate::services::Service;
 
-/// Bytes of text kept per service.
-const RING_LEN: usize = 64 << 10;
-/// A longer line is cut.
-const MAX_LINE: usize = 2 << 10;
-/// Lines a service may show at once, and per second after that.
-const BURST: u32 = 300;
-const PER_SECOND: u32 = 50;
+/// The name under which PID 1's own lines are kept.
+pub(crate) const INIT: &str = "init";
+/// The name of the kernel's messages.
+const KERNEL: &str = "kernel";
+/// Bytes of memory for all lines together.
+const CAPACITY: usize = 1 << 20;
 /// Lines shown when a service fails, if they had not been shown, and how old they may be to have to do with it.
 const LAST_WORDS: usize = 20;
 const LAST_WORDS_AGE: Duration = Duration::from_secs(5);
 
-/// The log of one service; clones are handles to the same one.
-#[derive(Clone)]
-pub(crate) struct Log(Arc<Mutex<Inner>>);
+/// What is done with lines.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// The least important lines that the console shows; none means PID 1's own alone.
+    pub(crate) console: Option<Level>,
+    /// The same for single sources.
+    pub(crate) sources: BTreeMap<String, Level>,
+}
+
+/// There is one machine, one console and one ring.
+static LOGS: LazyLock<Logs> = LazyLock::new(|| Logs {
+    inner: Mutex::new(Inner { ring: Ring::new(CAPACITY), settings: Settings::default() }),
+    newest: watch::Sender::new(0),
+});
+
+struct Logs {
+    inner: Mutex<Inner>,
+    /// The number of the last line, for those who wait for the next.
+    newest: watch::Sender<u64>,
+}
 
 struct Inner {
-    service: &'static str,
-    threshold: Level,
-    info_counts_as: Level,
     ring: Ring,
-    rate: Rate,
-    suppressed: u32,
+    settings: Settings,
 }
 
-impl Log {
-    /// An empty log of `service`, of which lines at least as important as `threshold` are shown.
-    pub(crate) fn new(service: &Service, threshold: Level) -> Self {
-        let inner = Inner {
-            service: service.name,
-            threshold,
-            info_counts_as: service.info_counts_as,
-            ring: Ring::default(),
-            rate: Rate::new(Instant::now()),
-            suppressed: 0,
-        };
-        Self(Arc::new(Mutex::new(inner)))
-    }
+/// Chooses what the console shows from now on.
+pub(crate) fn configure(settings: Settings) {
+    inner().settings = settings;
+}
 
-    /// Takes lines from `pipe` until every process has closed the other end.
-    pub(crate) async fn follow(self, pipe: pipe::Receiver) -> io::Result<()> {
-        let mut reader = BufReader::new(pipe);
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            if read_line(&mut reader, &mut line).await? == 0 {
-                return Ok(());
-            }
-            self.line(String::from_utf8_lossy(&line).trim_end());
-        }
+/// Keeps `text` as a line of `source`, and shows it if it is important enough.
+pub(crate) fn record(source: &str, level: Level, text: &str) {
+    let mut inner = inner();
+    let wanted = inner.settings.shows(source, level);
+    let pushed = inner.ring.push(source, Line::new(level, text), wanted);
+    drop(inner);
+    if pushed.some_were_hidden {
+        console::write(&format!("[{source}] (some lines were not shown: too many at once)\n"));
     }
-
-    /// Shows the last lines that were not worth showing when they came, for whoever wants to know why a service failed.
-    pub(crate) fn show_last_words(&self) {
-        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for line in inner.ring.last_words(Instant::now()) {
-            console::write(&format!("[{}] {line}\n", inner.service));
-        }
+    if pushed.shown {
+        console::write(&format!("[{source}] {text}\n"));
     }
+    LOGS.newest.send_replace(pushed.number);
+}
 
-    fn line(&self, text: &str) {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let level = match level_of(text) {
-            Level::Info => inner.info_counts_as,
-            level => level,
-        };
-        let wanted = level <= inner.threshold;
-        let allowed = wanted && inner.rate.allow(Instant::now());
-        if allowed && std::mem::take(&mut inner.suppressed) > 0 {
-            console::write(&format!("[{}] (some lines were not shown: too many at once)\n", inner.service));
-        }
-        if allowed {
-            console::write(&format!("[{}] {text}\n", inner.service));
-        } else if wanted {
-            inner.suppressed += 1;
-        }
-        inner.ring.push(Line { text: text.to_owned(), shown: allowed, at: Instant::now() });
+/// Shows the last lines of `source` that were not worth showing when they came, for whoever wants to know why it failed.
+pub(crate) fn show_last_words(source: &str) {
+    let words = inner().ring.last_words(source, since_kernel_start(), LAST_WORDS_AGE, LAST_WORDS);
+    for text in words {
+        console::write(&format!("[{source}] {text}\n"));
     }
 }
 
-/// Reads up to and including a newline, keeping at most [`MAX_LINE`] bytes; returns how many bytes were there.
-async fn read_line(reader: &mut BufReader<pipe::Receiver>, line: &mut Vec<u8>) -> io::Result<usize> {
-    let mut total = 0;
-    loop {
-        let buffer = reader.fill_buf().await?;
-        if buffer.is_empty() {
-            return Ok(total);
-        }
-        let end = buffer.iter().position(|&byte| byte == b'\n').map(|at| at + 1);
-        let taken = end.unwrap_or(buffer.len());
-        let room = MAX_LINE.saturating_sub(line.len()).min(taken);
-        line.extend_from_slice(&buffer[..room]);
-        reader.consume(taken);
-        total += taken;
-        if end.is_some() {
-            return Ok(total);
-        }
-    }
+fn inner() -> MutexGuard<'static, Inner> {
+    LOGS.inner.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The importance a line claims: logfmt's `level=`, or a bare word near its start as tracing and klog-like formats have it. A line
-/// that claims nothing was written by hand for someone to read, so it counts as a warning.
-fn level_of(line: &str) -> Level {
-    let head: Vec<_> = line.split_whitespace().take(4).collect();
-    for word in head {
-        let word = word.trim_start_matches("level=").trim_matches(['[', ']', '"', ':']);
-        match word.to_ascii_lowercase().as_str() {
-            "error" | "fatal" | "panic" => return Level::Error,
-            "warn" | "warning" => return Level::Warn,
-            "info" => return Level::Info,
-            "debug" | "trace" => return Level::Debug,
-            _ => {}
-        }
-    }
-    Level::Warn
+fn newest() -> watch::Receiver<u64> {
+    LOGS.newest.subscribe()
 }
 
-/// The last lines, oldest dropped first.
-#[derive(Default)]
-struct Ring {
-    lines: VecDeque<Line>,
-    len: usize,
-}
-
-struct Line {
-    text: String,
-    shown: bool,
-    at: Instant,
-}
-
-impl Ring {
-    fn push(&mut self, line: Line) {
-        self.len += line.text.len();
-        self.lines.push_back(line);
-        while self.len > RING_LEN {
-            match self.lines.pop_front() {
-                Some(dropped) => self.len -= dropped.text.len(),
-                None => break,
-            }
-        }
+impl Settings {
+    /// What the configuration says.
+    pub(crate) fn new(config: &node_config::Log) -> Self {
+        Self { console: Some(config.level), sources: config.services.clone() }
     }
 
-    fn last_words(&self, now: Instant) -> impl Iterator<Item = &str> {
-        let recent =
-            move |line: &&Line| !line.shown && now.saturating_duration_since(line.at) < LAST_WORDS_AGE;
-        self.lines
-            .iter()
-            .skip(self.lines.len().saturating_sub(LAST_WORDS))
-            .filter(recent)
-            .map(|line| line.text.as_str())
-    }
-}
-
-/// A token bucket.
-struct Rate {
-    tokens: u32,
-    filled: Instant,
-}
-
-impl Rate {
-    fn new(now: Instant) -> Self {
-        Self { tokens: BURST, filled: now }
-    }
-
-    fn allow(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.filled);
-        if passed >= Duration::from_secs(1) {
-            let gained = u32::try_from(passed.as_secs()).unwrap_or(u32::MAX).saturating_mul(PER_SECOND);
-            self.tokens = self.tokens.saturating_add(gained).min(BURST);
-            self.filled = now;
-        }
-        let allowed = self.tokens > 0;
-        self.tokens = self.tokens.saturating_sub(1);
-        allowed
+    /// The kernel writes its messages to the console by itself (`loglevel=`), and PID 1 has written its own.
+    fn shows(&self, source: &str, level: Level) -> bool {
+        let threshold = self.sources.get(source).copied().or(self.console);
+        !matches!(source, KERNEL | INIT) && threshold.is_some_and(|threshold| level <= threshold)
     }
 }
 
@@ -196,41 +127,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_are_found_in_the_formats_our_services_write() {
-        let cases = [
-            ("time=\"2026-01-01T00:00:00Z\" level=warning msg=\"x\"", Level::Warn),
-            ("time=\"2026-01-01T00:00:00Z\" level=info msg=\"error\"", Level::Info),
-            ("2026-01-01T00:00:00.0Z  INFO k3sd::server: listening", Level::Info),
-            ("2026-01-01T00:00:00.0Z ERROR kubelet: failed", Level::Error),
-            ("panic: runtime error", Level::Error),
-            ("thread 'main' panicked at", Level::Warn),
-        ];
-        for (line, level) in cases {
-            assert_eq!(level_of(line), level, "{line}");
-        }
+    fn a_source_of_its_own_threshold_overrides_the_general_one() {
+        let settings = Settings {
+            console: Some(Level::Warn),
+            sources: BTreeMap::from([
+                ("k3sd".to_owned(), Level::Debug),
+                ("containerd".to_owned(), Level::Error),
+            ]),
+        };
+        assert!(settings.shows("k3sd", Level::Debug));
+        assert!(!settings.shows("containerd", Level::Warn));
+        assert!(settings.shows("shim", Level::Warn) && !settings.shows("shim", Level::Info));
     }
 
     #[test]
-    fn a_burst_is_cut_and_time_gives_room_again() {
-        let start = Instant::now();
-        let mut rate = Rate::new(start);
-        assert_eq!((0..BURST * 2).filter(|_| rate.allow(start)).count(), BURST as usize);
-        let later = start + Duration::from_secs(2);
-        assert_eq!((0..BURST).filter(|_| rate.allow(later)).count(), 2 * PER_SECOND as usize);
-    }
-
-    #[test]
-    fn the_ring_drops_the_oldest_lines_and_tells_the_recent_unshown_ones() {
-        let start = Instant::now();
-        let mut ring = Ring::default();
-        for number in 0..2000 {
-            ring.push(Line { text: format!("{number:0100}"), shown: false, at: start });
-        }
-        assert!(ring.len <= RING_LEN && ring.lines.len() == RING_LEN / 100);
-        let failed = start + LAST_WORDS_AGE;
-        for (text, shown) in [("why", false), ("known", true), ("because", false)] {
-            ring.push(Line { text: text.to_owned(), shown, at: failed });
-        }
-        assert_eq!(ring.last_words(failed).collect::<Vec<_>>(), ["why", "because"]);
+    fn what_is_on_the_console_already_is_not_shown_again() {
+        let settings = Settings { console: Some(Level::Debug), ..Settings::default() };
+        assert!(!settings.shows(KERNEL, Level::Error) && !settings.shows(INIT, Level::Error));
     }
 }

@@ -11,20 +11,22 @@ use tokio::task::JoinSet;
 use crate::board::{Board, note};
 use crate::boot;
 use crate::cmdline::Cmdline;
-use crate::config::{self, NodeConfig, Resolved, Role};
+use crate::config::{self, NodeConfig, Resolved};
 use crate::console::say;
 use crate::etc;
 use crate::handout;
 use crate::identity;
+use crate::logs;
+use crate::mounts;
 use crate::network;
 use crate::notify::{self, Hub};
 use crate::power::{self, Action};
 use crate::reaper::Reaper;
 use crate::report;
-use crate::services;
+use crate::services::{self, Service};
 use crate::shutdown;
 use crate::state;
-use crate::supervisor::{Context as ServiceContext, Supervisor};
+use crate::supervisor::{self, Context as ServiceContext, Supervisor};
 use crate::watchdog::Watchdog;
 
 /// How long a duty that failed rests before it is tried again.
@@ -89,6 +91,10 @@ impl Machine {
         self.keep_doing("watchdog", move || watchdog.clone().run(setting, board.clone()));
         let board = self.board.clone();
         self.keep_doing("kubeconfig", move || handout::run(board.clone()));
+        self.keep_doing("journal socket", logs::serve_journal);
+        self.keep_doing("kernel messages", logs::follow_kernel);
+        let board = self.board.clone();
+        self.keep_doing("log socket", move || logs::serve(board.clone()));
         self.duties.spawn_local(report::run(self.board.clone()));
     }
 
@@ -111,9 +117,19 @@ impl Machine {
             }
             Err(error) => obstacles.push(format!("{error:#}")),
         }
+        if self.persistent {
+            self.keep_doing("saved time", identity::keep_clock);
+        }
+        self.start_logging(&config);
+        let shell = self.debug_shell(&config);
         match config.node.role {
-            Some(Role::Server) if obstacles.is_empty() => self.start_services(&config),
-            _ => self.enter_maintenance(obstacles),
+            Some(role) if obstacles.is_empty() => {
+                self.start_services(services::of_role(role).into_iter().chain(shell).collect());
+            }
+            _ => {
+                self.enter_maintenance(obstacles);
+                self.start_services(shell.into_iter().collect());
+            }
         }
     }
 
@@ -152,14 +168,34 @@ impl Machine {
         self.keep_doing("network", move || network::run(config.clone(), hostname.clone(), board.clone()));
     }
 
-    fn start_services(&mut self, config: &NodeConfig) {
+    fn start_logging(&mut self, config: &NodeConfig) {
+        logs::configure(logs::Settings::new(&config.log));
+        if config.log.disk {
+            let board = self.board.clone();
+            self.keep_doing("log on disk", move || logs::write_to_disk(board.clone()));
+        }
+    }
+
+    /// The shell, if it is asked for and the image has one.
+    fn debug_shell(&self, config: &NodeConfig) -> Option<&'static Service> {
+        let shell = config.boot.debug.then(services::debug_shell)?;
+        note(&self.board, "debugfs", mounts::debug());
+        if shell.is_none() {
+            let text =
+                "skerry.debug asks for a shell, and this image has none; build one with image build --debug";
+            self.board.problem("debug shell", Some(text.to_owned()));
+        }
+        shell
+    }
+
+    fn start_services(&mut self, services: Vec<&'static Service>) {
         let context = ServiceContext {
             board: self.board.clone(),
             reaper: self.reaper.clone(),
             hub: self.hub.clone(),
-            log_level: config.log.level,
+            launcher: supervisor::LAUNCHER,
         };
-        self.supervisor = Some(Supervisor::start(services::SERVER, &context));
+        self.supervisor = Some(Supervisor::start(services, &context));
     }
 
     /// Says why no service runs and what to do. The machine stays up, so that someone can read it.

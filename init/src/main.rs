@@ -18,6 +18,7 @@ mod cmdline;
 mod config;
 mod console;
 mod containerd;
+mod datagram;
 mod etc;
 mod handout;
 mod identity;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
                 ExitCode::from(launch::EXIT_CANNOT_EXEC)
             }
         },
+        (_, Some(logs::ROLE)) => logs::ask_role(&arguments[2..]),
         (_, Some(modules::COLDPLUG_ROLE)) => {
             modules::coldplug_role();
             ExitCode::SUCCESS
@@ -81,7 +83,7 @@ fn main() -> ExitCode {
         (_, Some(modules::HOTPLUG_ROLE)) => exit_code(modules::modprobe_role(&arguments[2..])),
         _ => {
             eprintln!(
-                "usage: this is PID 1 of a Skerry machine; call it as poweroff, reboot or halt to end the machine"
+                "usage: this is PID 1 of a Skerry machine; call it as poweroff, reboot or halt to end the machine, or as init log help"
             );
             ExitCode::FAILURE
         }

@@ -1,128 +1,113 @@
-//! The `sd_notify` socket: services tell that they are ready and what they are doing.
+//! The `sd_notify` socket: services tell that they are ready, what they are doing, and that they still live (sd_notify(3)).
 //!
-//! A datagram holds `KEY=VALUE` lines. Who sent it is what the kernel says (`SCM_CREDENTIALS`), never what the text says.
+//! A message counts only if the kernel says (`SCM_CREDENTIALS`) that it comes from a service's main process or from a process in
+//! its control group, whatever the text says.
 
-use std::collections::BTreeMap;
-use std::io::{self, IoSliceMut};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
+mod message;
+
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, UnixAddr, UnixCredentials, recvmsg, setsockopt, sockopt,
-};
-use tokio::io::Interest;
 use tokio::sync::mpsc;
 
-use crate::readiness::readable;
+pub(crate) use self::message::{Life, Message};
+use crate::cgroup;
+use crate::datagram::Socket;
 
 /// Where services find the socket.
 pub(crate) const SOCKET: &str = "/run/skerry/notify";
-/// The longest datagram taken; what is longer is cut.
+/// The longest message taken, as systemd has it.
 const MAX_DATAGRAM: usize = 4 << 10;
 /// Messages a busy supervisor may lag behind; more are dropped, and the next status replaces them.
 const QUEUE: usize = 32;
 
-/// What we use of one datagram.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Message {
-    /// `READY=1`.
-    pub(crate) ready: bool,
-    /// `STATUS=text`.
-    pub(crate) status: Option<String>,
+/// Hands messages to whoever registered for the sending service; clones are handles to the same one.
+#[derive(Clone, Default)]
+pub(crate) struct Hub(Arc<Mutex<Vec<Registration>>>);
+
+struct Registration {
+    main: i32,
+    cgroup: &'static str,
+    sender: mpsc::Sender<Message>,
 }
 
-/// Hands messages to whoever registered for the sending process; clones are handles to the same one.
-#[derive(Clone, Default)]
-pub(crate) struct Hub(Arc<Mutex<BTreeMap<i32, mpsc::Sender<Message>>>>);
-
 impl Hub {
-    /// Messages from process `pid`, until the receiver is dropped.
-    pub(crate) fn register(&self, pid: i32) -> mpsc::Receiver<Message> {
+    /// Messages from process `main` and from what runs in `cgroup`, until the receiver is dropped.
+    pub(crate) fn register(&self, main: i32, cgroup: &'static str) -> mpsc::Receiver<Message> {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let mut receivers = self.receivers();
-        receivers.retain(|_, sender| !sender.is_closed());
-        receivers.insert(pid, sender);
+        let mut registrations = self.registrations();
+        registrations.retain(|other| !other.sender.is_closed());
+        registrations.push(Registration { main, cgroup, sender });
         receiver
     }
 
     /// Receives for ever on a socket bound at `path`. Owned by the main task; ends only on error.
     pub(crate) async fn receive_all(self, path: &Path) -> io::Result<()> {
-        let _ = std::fs::remove_file(path);
-        let socket = UnixDatagram::bind(path)?;
-        socket.set_nonblocking(true)?;
-        setsockopt(&socket, sockopt::PassCred, &true)?;
-        let socket = readable(OwnedFd::from(socket))?;
+        let socket = Socket::bind(path, 0o600, MAX_DATAGRAM)?;
         loop {
-            let (sender, message) = socket.async_io(Interest::READABLE, receive).await?;
-            let receiver = self.receivers().get(&sender).cloned();
-            if let Some(receiver) = receiver {
-                let _ = receiver.try_send(message);
+            let datagram = socket.receive().await?;
+            if let Some(receiver) = self.find(datagram.sender) {
+                // Descriptors are closed with the datagram, which is what a barrier waits for.
+                let _ = receiver.try_send(message::parse(&String::from_utf8_lossy(&datagram.bytes)));
             }
         }
     }
 
-    fn receivers(&self) -> MutexGuard<'_, BTreeMap<i32, mpsc::Sender<Message>>> {
+    fn find(&self, sender: i32) -> Option<mpsc::Sender<Message>> {
+        let registrations = self.registrations();
+        let by = |wanted: &dyn Fn(&Registration) -> bool| {
+            registrations.iter().rev().find(|one| wanted(one)).map(|one| one.sender.clone())
+        };
+        by(&|one| one.main == sender).or_else(|| {
+            let group = cgroup::of(sender)?;
+            by(&|one| cgroup::contains(one.cgroup, &group))
+        })
+    }
+
+    fn registrations(&self) -> MutexGuard<'_, Vec<Registration>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn receive(socket: &OwnedFd) -> io::Result<(i32, Message)> {
-    let mut buffer = [0; MAX_DATAGRAM];
-    let mut control = nix::cmsg_space!(UnixCredentials);
-    let (len, sender) = {
-        let mut parts = [IoSliceMut::new(&mut buffer)];
-        let received = recvmsg::<UnixAddr>(
-            socket.as_raw_fd(),
-            &mut parts,
-            Some(&mut control),
-            MsgFlags::MSG_CMSG_CLOEXEC,
-        )?;
-        let sender = received.cmsgs()?.find_map(|message| match message {
-            ControlMessageOwned::ScmCredentials(credentials) => Some(credentials.pid()),
-            _ => None,
-        });
-        (received.bytes, sender)
-    };
-    Ok((sender.unwrap_or_default(), parse(&String::from_utf8_lossy(&buffer[..len]))))
-}
-
-fn parse(text: &str) -> Message {
-    let mut message = Message::default();
-    for line in text.lines() {
-        match line.split_once('=') {
-            Some(("READY", "1")) => message.ready = true,
-            Some(("STATUS", status)) => message.status = Some(status.trim().to_owned()),
-            _ => {}
-        }
-    }
-    message
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::process::Command;
+    use std::time::Duration;
+
     use super::*;
 
-    #[test]
-    fn known_assignments_are_read_and_others_skipped() {
-        let message = parse("READY=1\nSTATUS=node a Ready, 1 pod running\nMAINPID=7\n");
-        assert_eq!(message, Message { ready: true, status: Some("node a Ready, 1 pod running".to_owned()) });
-    }
-
     #[tokio::test]
-    async fn a_message_reaches_the_one_registered_for_its_sender() {
-        let path = std::env::temp_dir().join(format!("skerry-notify-{}", std::process::id()));
-        let _ = std::fs::remove_file(&path);
+    async fn a_message_reaches_the_one_registered_for_its_sender_and_a_stranger_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
         let hub = Hub::default();
-        let mut messages = hub.register(std::process::id().try_into().unwrap());
+        let mut messages = hub.register(std::process::id().try_into().unwrap(), "/none-a");
+        let mut others = hub.register(1, "/none-b");
         let bound = path.clone();
         let receiving = tokio::spawn(async move { hub.receive_all(&bound).await });
-        tokio::task::yield_now().await;
+        while !path.exists() {
+            tokio::task::yield_now().await;
+        }
+        // A stranger: its own process, in none of the groups.
+        let forger = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "notify::tests::forge"])
+            .env("FORGE_AT", &path)
+            .status();
+        assert!(forger.unwrap().success());
         let sender = UnixDatagram::unbound().unwrap();
         sender.send_to(b"READY=1", &path).unwrap();
-        assert!(messages.recv().await.unwrap().ready);
+        let message = tokio::time::timeout(Duration::from_secs(5), messages.recv()).await.unwrap().unwrap();
+        assert_eq!(message, Message { life: Some(Life::Ready), ..Message::default() });
+        assert!(others.try_recv().is_err());
         receiving.abort();
-        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    #[ignore = "started by another test, as a process of its own"]
+    fn forge() {
+        let path = std::env::var("FORGE_AT").unwrap();
+        UnixDatagram::unbound().unwrap().send_to(b"STATUS=forged", path).unwrap();
     }
 }

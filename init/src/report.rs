@@ -5,7 +5,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::board::{Board, Facts, Phase};
+use crate::board::{Board, Facts, Phase, since_kernel_start};
 use crate::console;
 
 /// Changes come in bursts; the block is shown when there was none for this long.
@@ -22,7 +22,7 @@ pub(crate) async fn run(board: Board) {
         if is_settled(&now) {
             let news = essence(&now);
             if shown.as_ref() != Some(&news) {
-                console::write(&render(&now));
+                console::write(&render(&now, since_kernel_start()));
                 shown = Some(news);
             }
         }
@@ -53,7 +53,7 @@ fn is_settled(facts: &Facts) -> bool {
 }
 
 /// The block as text.
-fn render(facts: &Facts) -> String {
+pub(crate) fn render(facts: &Facts, now: Duration) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "  {name:<12} {value}");
@@ -69,7 +69,7 @@ fn render(facts: &Facts) -> String {
             1 => ", failed once".to_owned(),
             count => format!(", failed {count} times"),
         };
-        line(name, &format!("{}{failures}{status}", phase(&service.phase)));
+        line(name, &format!("{}{failures}{status}", phase(&service.phase, now)));
     }
     for reason in &facts.maintenance {
         line("maintenance", reason);
@@ -85,12 +85,15 @@ fn render(facts: &Facts) -> String {
     format!("{RULE}\n  Skerry {}\n{text}{RULE}\n", env!("CARGO_PKG_VERSION"))
 }
 
-fn phase(phase: &Phase) -> String {
+fn phase(phase: &Phase, now: Duration) -> String {
     match phase {
         Phase::Waiting => "waiting for what it needs".to_owned(),
         Phase::Starting => "starting".to_owned(),
         Phase::Ready(took) => format!("ready after {:.1}s", took.as_secs_f64()),
-        Phase::Failed { reason, .. } => format!("failed ({reason}), will be started again"),
+        Phase::Reloading => "reloading".to_owned(),
+        Phase::Failed { reason, retry_at } => {
+            format!("failed ({reason}), next try in {:.0}s", retry_at.saturating_sub(now).as_secs_f64())
+        }
         Phase::Stopping => "stopping".to_owned(),
         Phase::Stopped => "stopped".to_owned(),
     }
@@ -120,7 +123,7 @@ mod tests {
         let k3sd = Service {
             phase: Phase::Failed {
                 reason: "was killed by SIGKILL".to_owned(),
-                retry_in: Duration::from_secs(1),
+                retry_at: Duration::from_secs(11),
             },
             failures: 2,
             ..Service::default()
@@ -133,12 +136,12 @@ mod tests {
             problems: BTreeMap::from([("x".to_owned(), "attach a disk".to_owned())]),
             ..Facts::default()
         };
-        let text = render(&facts);
+        let text = render(&facts, Duration::from_secs(10));
         for expected in [
             "host         box (role server)\n",
             "address      eth0 10.0.2.15/24\n",
             "containerd   ready after 1.9s\n",
-            "k3sd         failed (was killed by SIGKILL), will be started again, failed 2 times\n",
+            "k3sd         failed (was killed by SIGKILL), next try in 1s, failed 2 times\n",
             "problem      attach a disk\n",
         ] {
             assert!(text.contains(expected), "{text}");

@@ -1,36 +1,36 @@
 //! Keeping services alive: one task per service, a small state machine each.
 //!
 //! ```text
-//! Waiting --needs hold--> Starting --ready--> Ready
+//! Waiting --needs hold--> Starting --ready--> Ready <--> Reloading
 //!                            |                  |        exit: Failed --back-off--> Starting
 //!                            +---- stop --------+------> Stopping --> Stopped
 //! ```
 //!
-//! Only a service's main process is signalled. containerd's shims, and with them the containers, live in another control
+//! What happens between start and end of one process is in [`run`]; here is what happens around it. Only a service's main process is signalled. containerd's shims, and with them the containers, live in another control
 //! group and survive its restart.
 
 mod backoff;
 mod ready;
+mod run;
+mod watchdog;
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use self::backoff::Backoff;
-use crate::board::{Board, Phase};
-use crate::cgroup;
-use crate::config::Level;
+use self::run::{Ended, Run};
+use crate::board::{self, Board, Phase, since_kernel_start};
 use crate::launch;
-use crate::logs::Log;
-use crate::notify::{self, Hub, Message};
-use crate::reaper::{Child, Exit, Reaper};
-use crate::services::{Leftovers, Ready, Service, stop_order};
+use crate::logs;
+use crate::notify::{self, Hub};
+use crate::reaper::{Child, Reaper};
+use crate::services::{Restart, Service, Streams, stop_order};
 
 /// What every service starts with besides `NOTIFY_SOCKET`.
 pub(crate) const ENVIRONMENT: &[(&str, &str)] = &[
@@ -41,6 +41,9 @@ pub(crate) const ENVIRONMENT: &[(&str, &str)] = &[
     ("NO_COLOR", "1"),
 ];
 
+/// The wait before a service is started again that was merely done.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// What a service task works with.
 #[derive(Clone)]
 pub(crate) struct Context {
@@ -50,13 +53,16 @@ pub(crate) struct Context {
     pub(crate) reaper: Reaper,
     /// Who receives its notifications.
     pub(crate) hub: Hub,
-    /// What of its log is shown.
-    pub(crate) log_level: Level,
+    /// The command whose further words [`launch`] says.
+    pub(crate) launcher: &'static [&'static str],
 }
+
+/// This program again, in the launcher's role.
+pub(crate) const LAUNCHER: &[&str] = &["/proc/self/exe", launch::ROLE];
 
 /// The running services.
 pub(crate) struct Supervisor {
-    services: &'static [Service],
+    services: Vec<&'static Service>,
     stops: Vec<(&'static str, watch::Sender<bool>)>,
     tasks: JoinSet<()>,
     board: Board,
@@ -64,15 +70,15 @@ pub(crate) struct Supervisor {
 
 impl Supervisor {
     /// Takes charge of `services`; each starts as soon as what it needs holds.
-    pub(crate) fn start(services: &'static [Service], context: &Context) -> Self {
+    pub(crate) fn start(services: Vec<&'static Service>, context: &Context) -> Self {
         context.board.update(|facts| {
-            for service in services {
-                facts.services.insert(service.name, crate::board::Service::default());
+            for service in &services {
+                facts.services.insert(service.name, board::Service::default());
             }
         });
         let mut tasks = JoinSet::new();
         let mut stops = Vec::new();
-        for service in services {
+        for &service in &services {
             let (stop, stopped) = watch::channel(false);
             stops.push((service.name, stop));
             tasks.spawn(Keeper::new(service, context.clone(), stopped).run());
@@ -83,11 +89,11 @@ impl Supervisor {
     /// Stops every service, each before what it needs, and returns when all have ended.
     pub(crate) async fn stop_all(mut self) {
         let mut facts = self.board.watch();
-        for service in stop_order(self.services) {
+        for service in stop_order(&self.services) {
             for (_, stop) in self.stops.iter().filter(|(name, _)| *name == service.name) {
                 stop.send_replace(true);
             }
-            let stopped = |facts: &crate::board::Facts| {
+            let stopped = |facts: &board::Facts| {
                 facts.services.get(service.name).is_none_or(|service| service.phase == Phase::Stopped)
             };
             // The board lives as long as we do, so the wait cannot fail.
@@ -102,46 +108,45 @@ struct Keeper {
     service: &'static Service,
     context: Context,
     stop: watch::Receiver<bool>,
-    log: Log,
     logs: JoinSet<io::Result<()>>,
-}
-
-/// How one run of a service came to its end.
-enum Ended {
-    /// It was asked to.
-    Stopped,
-    /// It was not; ready for this long before that.
-    Failed { reason: String, healthy: Duration },
 }
 
 impl Keeper {
     fn new(service: &'static Service, context: Context, stop: watch::Receiver<bool>) -> Self {
-        let log = Log::new(service, context.log_level);
-        Self { service, context, stop, log, logs: JoinSet::new() }
+        Self { service, context, stop, logs: JoinSet::new() }
     }
 
     async fn run(mut self) {
         let mut backoff = Backoff::default();
         let mut wanted = self.wait_for_needs().await;
         while wanted {
-            match self.run_once().await {
+            wanted = match self.run_once().await {
                 Ended::Stopped => break,
-                Ended::Failed { reason, healthy } => {
-                    let retry_in = backoff.after(healthy);
-                    self.log.show_last_words();
-                    self.context.board.update_service(self.service.name, |service| {
-                        service.failures += 1;
-                        service.status = None;
-                        service.phase = Phase::Failed { reason, retry_in };
-                    });
-                    wanted = self.pause(retry_in).await;
+                Ended::Done if self.service.restart == Restart::Done => {
+                    self.set_phase(Phase::Waiting);
+                    self.pause(PAUSE).await
                 }
-            }
+                Ended::Done => {
+                    self.fail("ended with status 0".to_owned(), backoff.after(Duration::ZERO)).await
+                }
+                Ended::Failed { reason, healthy } => self.fail(reason, backoff.after(healthy)).await,
+            };
         }
         self.set_phase(Phase::Stopped);
         // Lines still in the pipe are read; a pipe that someone else holds open is given up.
         let rest = async { while self.logs.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_millis(200), rest).await;
+    }
+
+    /// Tells why it ended and when it will be tried again, and waits until then. False if it was asked to stop before.
+    async fn fail(&mut self, reason: String, retry_in: Duration) -> bool {
+        logs::show_last_words(self.service.name);
+        self.context.board.update_service(self.service.name, |service| {
+            service.failures += 1;
+            service.status = None;
+            service.phase = Phase::Failed { reason, retry_at: since_kernel_start() + retry_in };
+        });
+        self.pause(retry_in).await
     }
 
     /// Waits for what the service needs. False if it was asked to stop before.
@@ -164,85 +169,47 @@ impl Keeper {
 
     async fn run_once(&mut self) -> Ended {
         self.set_phase(Phase::Starting);
-        let started = Instant::now();
-        let mut child = match self.spawn() {
-            Ok(child) => child,
+        match self.spawn() {
+            Ok(child) => Run::new(self.service, &self.context, child).until_it_ends(&mut self.stop).await,
             Err(error) => {
-                return Ended::Failed {
-                    reason: format!("could not be started: {error}"),
-                    healthy: Duration::ZERO,
-                };
+                let reason = format!("could not be started: {error}");
+                Ended::Failed { reason, healthy: Duration::ZERO }
             }
-        };
-        let mut messages = self.context.hub.register(child.pid.as_raw());
-        let mut ready_at = None;
-        let exit = loop {
-            tokio::select! {
-                exit = child.exited() => break exit,
-                () = asked_to_stop(&mut self.stop) => {
-                    self.stop_child(&mut child).await;
-                    return Ended::Stopped;
-                }
-                () = ready::socket_accepts(&self.service.ready), if ready_at.is_none() => {
-                    ready_at = Some(self.became_ready(started));
-                }
-                Some(message) = messages.recv() => {
-                    if self.take(message) && ready_at.is_none() {
-                        ready_at = Some(self.became_ready(started));
-                    }
-                }
-            }
-        };
-        if self.service.leftovers == Leftovers::Kill {
-            cgroup::kill(self.service.cgroup);
         }
-        let reason = match exit {
-            Exit::Status(status) if status == i32::from(launch::EXIT_CANNOT_EXEC) => {
-                "could not be started".to_owned()
-            }
-            exit => exit.to_string(),
-        };
-        Ended::Failed { reason, healthy: ready_at.map(|at| at.elapsed()).unwrap_or_default() }
     }
 
     fn spawn(&mut self) -> io::Result<Child> {
-        let (reader, writer) = io::pipe()?;
-        let mut command = launch::command(self.service);
-        set_environment(&mut command);
-        if let Some(variable) = self.service.hostname_variable {
-            command.env(variable, &self.context.board.watch().borrow().hostname);
+        let [program, words @ ..] = self.context.launcher else {
+            return Err(io::Error::other("there is no launcher"));
+        };
+        let mut command = Command::new(program);
+        command.args(words);
+        launch::prepare(&mut command, self.service);
+        self.set_environment(&mut command);
+        command.stdin(Stdio::null());
+        if self.service.streams == Streams::Console {
+            return self.context.reaper.spawn(&mut command);
         }
-        command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+        let (reader, writer) = io::pipe()?;
+        // So that a program can tell that its error output is a log which also understands the journal protocol.
+        let pipe = std::fs::File::from(std::os::fd::OwnedFd::from(writer.try_clone()?)).metadata()?;
+        command.env("JOURNAL_STREAM", format!("{}:{}", pipe.dev(), pipe.ino()));
+        command.stdout(writer.try_clone()?).stderr(writer);
         let child = self.context.reaper.spawn(&mut command)?;
         let reader = pipe::Receiver::from_owned_fd(reader.into())?;
-        self.logs.spawn(self.log.clone().follow(reader));
+        self.logs.spawn(logs::follow(self.service.name, reader, self.service.info_counts_as));
         while self.logs.try_join_next().is_some() {}
         Ok(child)
     }
 
-    fn became_ready(&self, started: Instant) -> Instant {
-        self.set_phase(Phase::Ready(started.elapsed()));
-        self.context.board.mark(self.service.name);
-        Instant::now()
-    }
-
-    /// Takes in a notification. True if it says that the service is ready, and that counts for this service.
-    fn take(&self, message: Message) -> bool {
-        if let Some(status) = message.status {
-            self.context.board.update_service(self.service.name, |service| service.status = Some(status));
+    fn set_environment(&self, command: &mut Command) {
+        command.env_clear().envs(ENVIRONMENT.iter().copied()).env("NOTIFY_SOCKET", notify::SOCKET);
+        command.envs(self.service.environment.iter().copied());
+        if let Some(variable) = self.service.hostname_variable {
+            command.env(variable, &self.context.board.watch().borrow().hostname);
         }
-        message.ready && matches!(self.service.ready, Ready::Notify)
-    }
-
-    async fn stop_child(&self, child: &mut Child) {
-        self.set_phase(Phase::Stopping);
-        child.signal(Signal::SIGTERM);
-        if tokio::time::timeout(self.service.stop_timeout, child.exited()).await.is_err() {
-            child.signal(Signal::SIGKILL);
-            child.exited().await;
-        }
-        if self.service.leftovers == Leftovers::Kill {
-            cgroup::kill(self.service.cgroup);
+        if let Some(time) = self.service.watchdog {
+            command.env("WATCHDOG_USEC", time.as_micros().to_string());
         }
     }
 
@@ -256,6 +223,5 @@ async fn asked_to_stop(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-fn set_environment(command: &mut Command) {
-    command.env_clear().envs(ENVIRONMENT.iter().copied()).env("NOTIFY_SOCKET", notify::SOCKET);
-}
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,7 @@ async fn run_module_child(board: &Board, reaper: &Reaper, arguments: &[&str]) ->
     let mut command = Command::new("/proc/self/exe");
     command.args(arguments).env_clear().envs(ENVIRONMENT.iter().copied());
     command.stdin(Stdio::null()).stdout(writer);
-    let mut child = reaper.spawn(&mut command).context("failed to start the module loader")?;
+    let mut child = reaper.spawn_tool(&mut command).context("failed to start the module loader")?;
     drop(command);
     child.exited().await;
     let mut text = String::new();

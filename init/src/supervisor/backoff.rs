@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 /// The first wait: short, since most failures are single.
-const FIRST: Duration = Duration::from_millis(100);
+const FIRST: Duration = Duration::from_secs(1);
 /// The longest: a service that cannot work costs little, and recovers soon after its cause is gone.
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(60);
 /// Ready for this long, and earlier failures are forgotten.
 const HEALTHY: Duration = Duration::from_secs(60);
 
@@ -40,8 +40,8 @@ mod tests {
     #[test]
     fn waits_double_up_to_the_longest_and_health_resets_them() {
         let mut backoff = Backoff::default();
-        let waits: Vec<_> = (0..11).map(|_| backoff.after(Duration::from_secs(1)).as_millis()).collect();
-        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000]);
+        let waits: Vec<_> = (0..8).map(|_| backoff.after(Duration::from_secs(1)).as_secs()).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(backoff.after(HEALTHY), FIRST);
     }
 }
