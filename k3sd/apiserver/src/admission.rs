@@ -10,12 +10,20 @@ use serde_json::Value;
 use crate::authz::rbac::Rbac;
 use crate::strategy::Context;
 
+mod certificates;
+mod claim_resize;
+mod default_class;
 mod default_tolerations;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
 mod rbac_escalation;
+mod resources;
+mod runtime_class;
 mod service_account;
+mod storage_protection;
+mod taint_new_nodes;
 
 /// What is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,10 +81,18 @@ impl Admission {
     pub(crate) fn builtin(rbac: Arc<Rbac>) -> Self {
         Self(vec![
             Box::new(namespace_lifecycle::NamespaceLifecycle),
+            Box::new(limit_ranger::LimitRanger),
             Box::new(service_account::ServiceAccount),
             Box::new(node_restriction::NodeRestriction),
+            Box::new(taint_new_nodes::TaintNewNodes),
             Box::new(priority::Priority),
             Box::new(default_tolerations::DefaultTolerations),
+            Box::new(default_class::DefaultClass::STORAGE),
+            Box::new(storage_protection::StorageProtection),
+            Box::new(claim_resize::ClaimResize),
+            Box::new(runtime_class::RuntimeClass),
+            Box::new(certificates::Certificates(rbac.clone())),
+            Box::new(default_class::DefaultClass::INGRESS),
             Box::new(rbac_escalation::RbacEscalation(rbac)),
         ])
     }

@@ -26,6 +26,7 @@ mod root_ca;
 mod service;
 mod service_account;
 mod stateful_set;
+mod storage_protection;
 mod taint_eviction;
 mod template_hash;
 
@@ -86,6 +87,7 @@ pub async fn run(
         root_ca,
         service_account,
         stateful_set,
+        storage_protection,
         taint_eviction,
     );
     info!(controllers = tasks.len(), "controllers started");

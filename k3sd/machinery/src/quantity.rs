@@ -114,6 +114,12 @@ impl Quantity {
         self.nanos % NANO == 0
     }
 
+    /// How many times `other` it is; infinite or not a number if `other` is nothing.
+    #[allow(clippy::cast_precision_loss, reason = "a ratio is for people and comparisons, not for sums")]
+    pub fn ratio(self, other: Self) -> f64 {
+        self.nanos as f64 / other.nanos as f64
+    }
+
     fn scaled(self, unit: i128) -> i64 {
         let value = divide_away_from_zero(self.nanos, unit);
         i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX })

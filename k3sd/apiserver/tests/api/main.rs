@@ -1,6 +1,7 @@
 //! The API server from outside: over TLS with kubectl, and in process.
 
 mod access;
+mod admission;
 mod bad_input;
 mod every_kind;
 mod harness;

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
-    core::v1::{ConfigMap, Namespace, Pod},
+    core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod},
 };
 use kube::{
     Api,
@@ -169,4 +169,48 @@ async fn a_deleted_namespace_is_emptied_first_and_says_what_holds_it() {
     })
     .await;
     cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_goes_when_the_last_pod_on_a_node_has_gone() {
+    let cluster = Cluster::start().await;
+    let claims = cluster.api::<PersistentVolumeClaim>();
+    let claim = json!({"metadata": {"name": "data"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}},
+    }});
+    let created = claims.create(&PostParams::default(), &from(claim)).await.unwrap();
+    assert_eq!(created.metadata.finalizers.unwrap(), ["kubernetes.io/pvc-protection"]);
+    let pods = cluster.api::<Pod>();
+    let pod = json!({"metadata": {"name": "user"}, "spec": {
+        "nodeName": "somewhere", "containers": [{"name": "c", "image": "i"}],
+        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}],
+    }});
+    pods.create(&PostParams::default(), &from(pod)).await.unwrap();
+    claims.delete("data", &DeleteParams::default()).await.unwrap();
+    // What is done later shows that the controller has passed by.
+    claims
+        .create(
+            &PostParams::default(),
+            &from(json!({"metadata": {"name": "unused"}, "spec": {
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}},
+            }})),
+        )
+        .await
+        .unwrap();
+    claims.delete("unused", &DeleteParams::default()).await.unwrap();
+    removed(&claims, "unused").await;
+    assert!(claims.get("data").await.unwrap().metadata.deletion_timestamp.is_some(), "a pod uses it");
+    let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+    pods.delete("user", &now).await.unwrap();
+    removed(&claims, "data").await;
+}
+
+async fn removed(claims: &Api<PersistentVolumeClaim>, name: &str) {
+    eventually(name, || async {
+        match claims.get_opt(name).await.unwrap() {
+            None => Ok(()),
+            Some(claim) => Err(claim),
+        }
+    })
+    .await;
 }
