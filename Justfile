@@ -36,15 +36,18 @@ run *arguments: image
     kubectl="$(command -v kubectl || {{ binaries }}/image tool kubectl)"
     exec {{ binaries }}/qemu run {{ out }} --kubectl "$kubectl" {{ arguments }}
 
-# Everything CI checks: format, lints, unit and integration tests, and a booted image.
-test *arguments: setup check image
+# Everything CI checks: format, lints, unit and integration tests, and booted images.
+test: check image && test-end-to-end
+    cargo test --locked --workspace --exclude tests
+
+# The end-to-end tests alone, or some: `./just test-end-to-end --test vm boot::`. Arguments go to `cargo test`.
+test-end-to-end *arguments: image
     #!/usr/bin/env bash
     set -euo pipefail
     # What tests/ takes its parts from.
     export SKERRY_IMAGE={{ out }} SKERRY_BINARIES={{ binaries }}
     KUBECTL="$(command -v kubectl || {{ binaries }}/image tool kubectl)"
     export KUBECTL
-    cargo test --locked --workspace --exclude tests {{ arguments }}
     cargo test --locked -p tests {{ arguments }}
 
 # Runs `k3sd server` on this host, as root, in namespaces of its own, until Ctrl-C. Arguments go to k3sd.

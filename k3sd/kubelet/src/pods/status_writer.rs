@@ -1,4 +1,4 @@
-//! Writes a pod's status to the API: only when it changed, and again until it was taken.
+//! Writes a pod's status to the API: when it changed, again until it was taken, and again when someone else changed it.
 //!
 //! For a static pod the object in the API is its mirror, which is made here when it is missing.
 
@@ -37,13 +37,15 @@ pub(crate) struct StatusWriter {
     node: Arc<NodeIdentity>,
     /// The status last taken by the API.
     written: Option<PodStatus>,
+    /// The API's revision of it.
+    revision: Option<u64>,
     /// The last attempt failed.
     pub(crate) pending: bool,
 }
 
 impl StatusWriter {
     pub(crate) fn new(client: Client, node: Arc<NodeIdentity>) -> Self {
-        Self { client, node, written: None, pending: false }
+        Self { client, node, written: None, revision: None, pending: false }
     }
 
     /// The pod with the newest status known: what was written here, with others' conditions as the API has them.
@@ -64,7 +66,7 @@ impl StatusWriter {
     /// Writes `status` when it differs from what the API has. Whether the API has it now.
     pub(crate) async fn write(&mut self, pod: &Pod, status: PodStatus) -> bool {
         let known = self.written.as_ref().or(pod.status.as_ref());
-        if !self.pending && known == Some(&status) {
+        if !self.pending && known == Some(&status) && !self.is_overwritten(pod) {
             self.written = Some(status);
             return true;
         }
@@ -75,8 +77,9 @@ impl StatusWriter {
             return false;
         }
         match self.patch(pod, &status).await {
-            Ok(()) => {
+            Ok(revision) => {
                 self.written = Some(status);
+                self.revision = revision;
                 self.pending = false;
                 true
             }
@@ -94,7 +97,13 @@ impl StatusWriter {
         }
     }
 
-    async fn patch(&self, pod: &Pod, status: &PodStatus) -> Result<(), kube::Error> {
+    fn is_overwritten(&self, pod: &Pod) -> bool {
+        let Some((written, revision)) = self.written.as_ref().zip(self.revision) else { return false };
+        overwritten(written, revision, pod)
+    }
+
+    /// Gives back the API's revision of the status.
+    async fn patch(&self, pod: &Pod, status: &PodStatus) -> Result<Option<u64>, kube::Error> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let api = self.api(pod);
         let is_static = static_pods::is_static(pod);
@@ -105,10 +114,11 @@ impl StatusWriter {
             Err(error) if is_static && is_not_found(&error) => {
                 let mirror = static_pods::mirror(pod, &self.node);
                 api.create(&PostParams::default(), &mirror).await?;
-                api.patch_status(name, &PatchParams::default(), &body).await.map(|_| ())
+                api.patch_status(name, &PatchParams::default(), &body).await
             }
-            result => result.map(|_| ()),
+            result => result,
         }
+        .map(|pod| revision(&pod))
     }
 
     /// Removes the object from the API at once. Whether it is gone.
@@ -133,6 +143,20 @@ impl StatusWriter {
     fn api(&self, pod: &Pod) -> Api<Pod> {
         Api::namespaced(self.client.clone(), pod.metadata.namespace.as_deref().unwrap_or("default"))
     }
+}
+
+/// Whether a condition that we wrote at `revision` says something else since. The node lifecycle controller does so to pods of
+/// a node that stopped being ready, and leaves it to us to take that back. An older `pod` tells nothing: informers lag.
+fn overwritten(written: &PodStatus, ours: u64, pod: &Pod) -> bool {
+    let found = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let differs = |ours: &PodCondition| {
+        found.iter().any(|found| found.type_ == ours.type_ && found.status != ours.status)
+    };
+    revision(pod).is_some_and(|theirs| theirs > ours) && written.conditions.iter().flatten().any(differs)
+}
+
+fn revision(pod: &Pod) -> Option<u64> {
+    pod.metadata.resource_version.as_ref()?.parse().ok()
 }
 
 fn merge_body(uid: Option<&str>, status: &PodStatus) -> Value {
@@ -160,6 +184,22 @@ fn is_gone(error: &kube::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn pod(revision: &str, ready: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "a", "resourceVersion": revision},
+            "status": {"conditions": [{"type": "Ready", "status": ready}]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_condition_that_someone_else_changed_after_us_is_written_again() {
+        let written = pod("10", "True").status.unwrap();
+        assert!(overwritten(&written, 10, &pod("11", "False")));
+        assert!(!overwritten(&written, 10, &pod("9", "False")), "an informer that lags behind our own write");
+        assert!(!overwritten(&written, 10, &pod("11", "True")));
+    }
 
     #[test]
     fn fields_that_are_no_longer_set_are_cleared() {
