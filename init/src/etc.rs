@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
@@ -51,11 +50,6 @@ pub(crate) fn write_identity(hostname: &str, machine_id: &str) -> Result<()> {
     write("hosts", &hosts(hostname))
 }
 
-/// Writes the name servers. Without any the file is empty, which means that nothing can be looked up.
-pub(crate) fn write_resolv_conf(servers: &[IpAddr], search: Option<&str>) -> Result<()> {
-    write("resolv.conf", &resolv_conf(servers, search))
-}
-
 /// Binds /etc/rancher, which is the user's, to STATE and writes the configuration of containerd.
 pub(crate) fn write_services() -> Result<()> {
     let rancher = Path::new("/etc/rancher");
@@ -71,11 +65,6 @@ fn hosts(hostname: &str) -> String {
     let short = hostname.split('.').next().unwrap_or(hostname);
     let names = if short == hostname { hostname.to_owned() } else { format!("{hostname} {short}") };
     format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 {names}\n")
-}
-
-fn resolv_conf(servers: &[IpAddr], search: Option<&str>) -> String {
-    let search = search.map(|domain| format!("search {domain}\n")).unwrap_or_default();
-    servers.iter().fold(search, |text, server| text + &format!("nameserver {server}\n"))
 }
 
 fn write(name: &str, text: &str) -> Result<()> {
@@ -124,14 +113,5 @@ mod tests {
     fn a_dotted_name_also_resolves_by_its_first_label() {
         assert!(hosts("a.example.org").ends_with("127.0.1.1 a.example.org a\n"));
         assert!(hosts("a").ends_with("127.0.1.1 a\n"));
-    }
-
-    #[test]
-    fn the_resolver_file_lists_search_domain_and_servers() {
-        let servers = ["10.0.2.3".parse().unwrap(), "fd00::1".parse().unwrap()];
-        assert_eq!(
-            resolv_conf(&servers, Some("lan")),
-            "search lan\nnameserver 10.0.2.3\nnameserver fd00::1\n"
-        );
     }
 }

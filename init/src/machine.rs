@@ -27,6 +27,7 @@ use crate::services::{self, Service};
 use crate::shutdown;
 use crate::state;
 use crate::supervisor::{self, Context as ServiceContext, Supervisor};
+use crate::time;
 use crate::watchdog::Watchdog;
 
 /// How long a duty that failed rests before it is tried again.
@@ -42,6 +43,8 @@ pub(crate) struct Machine {
     duties: JoinSet<()>,
     supervisor: Option<Supervisor>,
     watchdog: Watchdog,
+    /// What the network has for others.
+    offers: network::Offers,
     /// Whether STATE survives a reboot.
     persistent: bool,
 }
@@ -57,6 +60,7 @@ impl Machine {
             duties: JoinSet::new(),
             supervisor: None,
             watchdog: Watchdog::default(),
+            offers: network::Offers::default(),
             persistent: false,
         }
     }
@@ -75,6 +79,9 @@ impl Machine {
         };
         self.watchdog.expect_shutdown();
         shutdown::run(action, self.supervisor, self.persistent, &self.reaper).await;
+        if matches!(action, Action::PowerOff | Action::Halt) {
+            self.offers.release_leases();
+        }
         self.watchdog.finish(action);
         action
     }
@@ -164,8 +171,13 @@ impl Machine {
     }
 
     fn start_network(&mut self, config: &NodeConfig, hostname: &str) {
-        let (board, config, hostname) = (self.board.clone(), config.clone(), hostname.to_owned());
-        self.keep_doing("network", move || network::run(config.clone(), hostname.clone(), board.clone()));
+        let (board, network, hostname) = (self.board.clone(), config.network.clone(), hostname.to_owned());
+        let offers = self.offers.clone();
+        self.keep_doing("network", move || {
+            network::run(network.clone(), hostname.clone(), board.clone(), offers.clone())
+        });
+        let (board, time, offers) = (self.board.clone(), config.time.clone(), self.offers.clone());
+        self.keep_doing("time", move || time::run(time.clone(), offers.time_servers(), board.clone()));
     }
 
     fn start_logging(&mut self, config: &NodeConfig) {

@@ -8,7 +8,7 @@
 //! How to read it: [`boot`] is the sequence up to the first task, [`machine`] from there to the end, [`services`] the service table, [`config`] what can be set. Everything that is
 //! known about the running machine is on the [`board`]; the console lines that programs may wait for are derived there.
 //!
-//! Current limits: IPv4 by DHCP or static on one interface (IPv6 by the kernel), no time synchronisation, no remote API.
+//! Current limits: no DHCPv6, no remote API.
 
 mod block;
 mod board;
@@ -43,6 +43,7 @@ mod state;
 mod supervisor;
 mod switch;
 mod sysctl;
+mod time;
 mod uevent;
 mod verity;
 mod watchdog;

@@ -17,7 +17,8 @@ const KUBERNETES: &[(&str, &str)] = &[
     ("net.ipv4.ip_forward", "1"),
     ("net.ipv6.conf.all.forwarding", "1"),
     ("net.ipv6.conf.default.forwarding", "1"),
-    ("net.ipv6.conf.default.accept_ra", "2"),
+    // Pods' links are not to tell the machine where its routers are; those of the network are set up to listen.
+    ("net.ipv6.conf.default.accept_ra", "0"),
     ("net.ipv4.conf.all.rp_filter", "0"),
     ("net.ipv4.conf.default.rp_filter", "0"),
     ("net.ipv4.conf.all.send_redirects", "0"),

@@ -1,11 +1,13 @@
 //! `[network]`: name servers, links and their addresses.
 
-use std::collections::BTreeSet;
+mod check;
+
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::read::At;
+use crate::tree::Value;
 use crate::value::{HOST_NAME, INTERFACE_NAME, host_name, interface_name};
 
 /// The network of the machine. Nothing configured means DHCP on every Ethernet port.
@@ -26,14 +28,16 @@ pub struct Interface {
     pub name: Option<String>,
     /// How a port is recognised when not by its name.
     pub matching: Option<Match>,
-    /// Whether IPv4 comes by DHCP; none means that it does unless there are addresses.
+    /// Whether IPv4 comes by DHCP; none means what [`Network::uses_dhcp`] says.
     pub dhcp: Option<bool>,
     /// Static addresses.
     pub addresses: Vec<IpNet>,
-    /// The default gateway.
-    pub gateway: Option<IpAddr>,
+    /// The default gateways, at most one for IPv4 and one for IPv6.
+    pub gateways: Vec<IpAddr>,
     /// Further routes.
     pub routes: Vec<Route>,
+    /// The preference of its routes that are not given one; a lower one wins. None means by its place in the configuration.
+    pub metric: Option<u32>,
     /// The biggest packet.
     pub mtu: Option<u32>,
     /// What IPv6 does by itself.
@@ -42,7 +46,7 @@ pub struct Interface {
     pub kind: Kind,
 }
 
-/// How a port is recognised. Everything that is given must fit.
+/// How a port is recognised. Everything that is given must fit; when nothing is, every Ethernet port does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Match {
     /// Hardware address.
@@ -131,15 +135,32 @@ const BOND_MODES: &[(&str, BondMode)] = &[
     ("balance-alb", BondMode::BalanceAlb),
 ];
 
-const INTERFACE_KEYS: &[&str] =
-    &["name", "match", "dhcp", "addresses", "gateway", "routes", "mtu", "ipv6", "vlan", "bond", "bridge"];
+const INTERFACE_KEYS: &[&str] = &[
+    "name",
+    "match",
+    "dhcp",
+    "addresses",
+    "gateway",
+    "routes",
+    "metric",
+    "mtu",
+    "ipv6",
+    "vlan",
+    "bond",
+    "bridge",
+];
+/// The loopback, and what the kernel calls the settings of all links.
+const RESERVED_NAMES: &[&str] = &["lo", "all", "default"];
+/// No link that carries IPv4 may have a smaller one (RFC 791), and no device has a bigger one.
+const MTUS: std::ops::RangeInclusive<i64> = 576..=65535;
+const ADDRESS: &str = "ADDRESS/PREFIX such as 10.0.0.5/24 or fd00::5/64";
 
 impl Network {
     pub(crate) fn read(at: At<'_>) -> Self {
         let mut network = Self::default();
         let Some(fields) = at.fields(&["nameservers", "search", "interfaces"]) else { return network };
         if let Some(at) = fields.get("nameservers") {
-            network.nameservers = at.list("addresses", |at| address(&at));
+            network.nameservers = at.list("addresses", |at| host_address(&at));
         }
         if let Some(at) = fields.get("search") {
             network.search = at.list("domain names", |at| {
@@ -147,52 +168,86 @@ impl Network {
             });
         }
         if let Some(at) = fields.get("interfaces") {
-            let mut names = BTreeSet::new();
-            network.interfaces = at.list("tables", |at| Interface::read(at, &mut names));
+            network.interfaces = at.list("tables", Interface::read);
+            let mut places = 0..network.interfaces.len();
+            // Once more, for what can only be seen when all of them are known.
+            at.list("tables", |at| {
+                let fields = at.fields(INTERFACE_KEYS)?;
+                check::Check { network: &network, place: places.next()?, fields: &fields }.all();
+                Some(())
+            });
         }
         network
+    }
+
+    /// Whether IPv4 comes to this link by DHCP. Unless it is said, it does on a link that has no addresses and is not there for
+    /// another link alone.
+    #[must_use]
+    pub fn uses_dhcp(&self, interface: &Interface) -> bool {
+        let used_otherwise = || {
+            let name = interface.name.as_deref();
+            self.master_of(interface).is_some()
+                || self.interfaces.iter().any(|other| other.link() == name && name.is_some())
+        };
+        interface.dhcp.unwrap_or_else(|| interface.addresses.is_empty() && !used_otherwise())
+    }
+
+    /// The name of the bond or bridge that has this link as a member.
+    #[must_use]
+    pub fn master_of(&self, interface: &Interface) -> Option<&str> {
+        let name = interface.name.as_ref()?;
+        self.interfaces.iter().find(|other| other.members().contains(name))?.name.as_deref()
     }
 }
 
 impl Interface {
-    fn read(at: At<'_>, names: &mut BTreeSet<String>) -> Option<Self> {
+    fn read(at: At<'_>) -> Option<Self> {
         let fields = at.fields(INTERFACE_KEYS)?;
-        let mut interface = Self { kind: Kind::default(), ..Self::default() };
-        if let Some(at) = fields.get("name") {
-            interface.name = name(&at);
-            if interface.name.clone().is_some_and(|name| !names.insert(name)) {
-                at.wrong("each interface once");
-            }
-        }
+        let mut interface = Self { name: fields.get("name").and_then(|at| name(&at)), ..Self::default() };
         interface.matching = fields.get("match").and_then(Match::read);
-        if interface.name.is_none() && interface.matching.is_none() && fields.get("name").is_none() {
-            fields.whole().wrong("name, or match with mac, driver or name");
-        }
         interface.dhcp = fields.get("dhcp").and_then(|at| at.boolean());
         if let Some(at) = fields.get("addresses") {
-            interface.addresses = at.list("ADDRESS/PREFIX", |at| network_address(&at));
+            interface.addresses = at.list(ADDRESS, |at| interface_address(&at));
         }
-        interface.gateway = fields.get("gateway").and_then(|at| address(&at));
+        if let Some(at) = fields.get("gateway") {
+            interface.gateways = match at.value() {
+                Value::Text(_) => host_address(&at).into_iter().collect(),
+                _ => at.list("addresses", |at| host_address(&at)),
+            };
+        }
         if let Some(at) = fields.get("routes") {
             interface.routes = at.list("tables", Route::read);
         }
-        interface.mtu = fields.get("mtu").and_then(|at| at.integer(68..=65535));
+        interface.metric = fields.get("metric").and_then(|at| at.integer(0..=i64::from(u32::MAX)));
+        interface.mtu = fields.get("mtu").and_then(|at| at.integer(MTUS));
         if let Some(at) = fields.get("ipv6") {
             interface.ipv6 = at.choice(&[("auto", Ipv6::Auto), ("off", Ipv6::Off)]).unwrap_or_default();
         }
-        let kinds: Vec<_> = [
+        let kinds = [
             fields.get("vlan").and_then(Kind::vlan),
             fields.get("bond").and_then(Kind::bond),
             fields.get("bridge").and_then(Kind::bridge),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        if kinds.len() > 1 {
-            fields.whole().wrong("one of vlan, bond and bridge");
-        }
-        interface.kind = kinds.into_iter().next().unwrap_or_default();
+        ];
+        interface.kind = kinds.into_iter().flatten().next().unwrap_or_default();
         Some(interface)
+    }
+
+    /// The links it puts together.
+    #[must_use]
+    pub fn members(&self) -> &[String] {
+        match &self.kind {
+            Kind::Bond { members, .. } | Kind::Bridge { members } => members,
+            Kind::Port | Kind::Vlan { .. } => &[],
+        }
+    }
+
+    /// The link that a VLAN lies on.
+    #[must_use]
+    pub fn link(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Vlan { link, .. } => Some(link),
+            _ => None,
+        }
     }
 }
 
@@ -210,15 +265,18 @@ impl Match {
 impl Route {
     fn read(at: At<'_>) -> Option<Self> {
         let fields = at.fields(&["to", "via", "metric"])?;
-        let to = match fields.get("to") {
-            Some(at) => network_address(&at)?,
-            None => {
-                fields.whole().wrong("to, and via or metric beside it");
-                return None;
-            }
-        };
-        let via = fields.get("via").and_then(|at| address(&at));
+        let via = fields.get("via").and_then(|at| host_address(&at));
         let metric = fields.get("metric").and_then(|at| at.integer(0..=i64::from(u32::MAX)));
+        let Some(at) = fields.get("to") else {
+            fields.whole().wrong("to, and via or metric beside it");
+            return None;
+        };
+        let to = destination(&at, via)?;
+        if let (Some(at), Some(via)) = (fields.get("via"), via)
+            && via.is_ipv4() != to.addr().is_ipv4()
+        {
+            at.wrong(format_args!("an address of the same family as {to}"));
+        }
         Some(Self { to, via, metric })
     }
 }
@@ -248,15 +306,53 @@ impl Kind {
 }
 
 fn name(at: &At<'_>) -> Option<String> {
-    at.parsed(INTERFACE_NAME, |text| interface_name(text).then(|| text.to_owned()))
+    let free = |text: &str| interface_name(text) && !RESERVED_NAMES.contains(&text);
+    at.parsed(INTERFACE_NAME, |text| free(text).then(|| text.to_owned()))
 }
 
-fn address(at: &At<'_>) -> Option<IpAddr> {
-    at.parsed("an IP address", |text| text.parse().ok())
+/// The address of one machine.
+fn host_address(at: &At<'_>) -> Option<IpAddr> {
+    let address: IpAddr = at.parsed("an IP address", |text| text.parse().ok())?;
+    if !is_one_machine(address) {
+        at.wrong("the address of one machine");
+        return None;
+    }
+    Some(address)
 }
 
-fn network_address(at: &At<'_>) -> Option<IpNet> {
-    at.parsed("ADDRESS/PREFIX such as 10.0.0.5/24", |text| text.parse().ok())
+/// An address of ours and the network it is in.
+fn interface_address(at: &At<'_>) -> Option<IpNet> {
+    let address: IpNet = at.parsed(ADDRESS, |text| text.parse().ok())?;
+    let all_of_network = match address {
+        // In networks of two, and of one, every address is a machine's (RFC 3021).
+        IpNet::V4(net) => net.prefix_len() < 31 && [net.network(), net.broadcast()].contains(&net.addr()),
+        IpNet::V6(_) => false,
+    };
+    if all_of_network || !is_one_machine(address.addr()) || address.addr().is_loopback() {
+        at.wrong("the address of one machine, and the length of its network's prefix");
+        return None;
+    }
+    Some(address)
+}
+
+/// A network, or `default`, which is of the family of the next hop.
+fn destination(at: &At<'_>, via: Option<IpAddr>) -> Option<IpNet> {
+    let allowed = "default, or NETWORK/PREFIX such as 10.1.0.0/16";
+    let to = at.parsed(allowed, |text| match (text, via) {
+        ("default", Some(IpAddr::V6(_))) => Some(IpNet::V6(Ipv6Net::default())),
+        ("default", _) => Some(IpNet::V4(Ipv4Net::default())),
+        _ => text.parse().ok(),
+    })?;
+    if to != to.trunc() {
+        at.wrong(format_args!("a network, such as {}", to.trunc()));
+        return None;
+    }
+    Some(to)
+}
+
+fn is_one_machine(address: IpAddr) -> bool {
+    let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
+    !address.is_unspecified() && !address.is_multicast() && !broadcast
 }
 
 fn parse_mac(text: &str) -> Option<[u8; 6]> {
@@ -264,3 +360,6 @@ fn parse_mac(text: &str) -> Option<[u8; 6]> {
     let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
     bytes?.try_into().ok()
 }
+
+#[cfg(test)]
+mod tests;

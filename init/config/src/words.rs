@@ -189,7 +189,7 @@ mod tests {
         let [interface] = &config.network.interfaces[..] else { panic!("{config:?}") };
         assert_eq!(interface.name.as_deref(), Some("eth1"));
         assert_eq!(interface.addresses, ["10.0.0.5/24".parse().unwrap()]);
-        assert_eq!(interface.gateway, Some("10.0.0.1".parse().unwrap()));
+        assert_eq!(interface.gateways, ["10.0.0.1".parse::<std::net::IpAddr>().unwrap()]);
         assert_eq!(config.network.nameservers, ["1.1.1.1".parse::<std::net::IpAddr>().unwrap()]);
     }
 

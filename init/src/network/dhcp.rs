@@ -1,25 +1,35 @@
-//! A DHCPv4 client (RFC 2131): discover, request, renew, rebind, and start over.
+//! A DHCPv4 client (RFC 2131): one interface's lease, from the first question to giving it back.
 //!
-//! It speaks through an ordinary UDP socket bound to 0.0.0.0:68 and to the interface, and asks servers to broadcast their answers
-//! while it has no address, so no raw socket is needed. It never gives up; what has been wrong for a while is
-//! for the caller to show.
+//! ```text
+//!            ┌── remembered address ──> REBOOTING ── ACK ──┐
+//! carrier ───┤                              │ NAK, silence │
+//!            └──> SELECTING ──> REQUESTING ─┼── ACK ───────┴──> BOUND ──> RENEWING ──> REBINDING ──> (expired)
+//!                     ^                     └── NAK ──┐           │ ^ ACK  │ ^ ACK        │ ^ ACK       │
+//!                     └───────────────────────────────┴───────────┴────────┴── NAK ───────┴─────────────┘
+//! ```
+//!
+//! The states are the functions of [`Client`]; what it does on the network goes through [`Wire`]. It never gives up, is silent
+//! while there is no carrier, and has its lease confirmed when the carrier comes back, since that may be another network.
+//! While it has no address it asks servers to broadcast their answers, so an ordinary UDP socket receives them.
 
 mod codec;
+mod port;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use nix::sys::socket::{setsockopt, sockopt};
-use tokio::net::UdpSocket;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use self::codec::{CLIENT_PORT, Kind, Reply, Request, SERVER_PORT};
-pub(super) use self::codec::{Lease, Route};
+pub(super) use self::codec::Lease;
+use self::codec::{Kind, Reply, Request, SERVER_PORT};
+pub(super) use self::port::Port;
+use super::random;
 
 /// Longest datagram we read; we announce a smaller one (option 57).
 const MAX_DATAGRAM: usize = 2048;
-/// Waits for an answer, then asks again; the last is repeated.
+/// Waits for an answer, each with [`JITTER`]; the last is repeated (RFC 2131, 4.1).
 const RETRANSMIT: [Duration; 5] = [
     Duration::from_secs(4),
     Duration::from_secs(8),
@@ -27,229 +37,354 @@ const RETRANSMIT: [Duration; 5] = [
     Duration::from_secs(32),
     Duration::from_secs(64),
 ];
+/// How often a request for an offered address is sent before we look for another offer.
+const REQUESTS: usize = 3;
+/// Waits for a confirmation of an address we had. Servers that do not know us keep silent, so this must not take long.
+const CONFIRM: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
+/// A retransmission comes up to this much earlier or later, so that machines that lost power together do not ask together.
+const JITTER: Duration = Duration::from_secs(1);
 /// The shortest wait between attempts to renew.
 const RENEW_AT_LEAST: Duration = Duration::from_secs(60);
-/// What the first attempt may take before the user is told.
-const PATIENCE: u32 = 2;
+/// The time for renewal is up to this part of it earlier.
+const RENEW_FUZZ: u32 = 50;
+/// What an address in use costs before we ask for another (RFC 2131, 3.1).
+const DECLINE_PAUSE: Duration = Duration::from_secs(10);
+/// After so many discoveries without an answer the user is told.
+const PATIENCE: usize = 2;
 
 /// What the client tells its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Event {
-    /// There is a lease: use its address until told otherwise.
+    /// There is a lease, or it has changed: use its address until told otherwise.
     Bound(Lease),
-    /// The lease has ended or was taken back: stop using its address.
-    Lost,
+    /// Stop using the address.
+    Lost(Loss),
     /// No server answers.
     Silence,
+    /// Servers are being asked for an address.
+    Asking,
+    /// A server granted an address that somebody else uses.
+    Conflict(Ipv4Addr),
+}
+
+/// Why a lease is no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Nobody extended it in time.
+    Expired,
+    /// A server took it back, or the machine is on another network now.
+    Refused,
+}
+
+/// What a client does on its link.
+pub(super) trait Wire {
+    /// Sends to a server, or to every one; without an address of our own as the source when `from` is none.
+    async fn send(&self, message: &[u8], from: Option<Ipv4Addr>, to: Option<Ipv4Addr>) -> io::Result<()>;
+    /// The next datagram for a client. Cancel safe.
+    async fn receive(&self, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Whether another machine on the link answers for `address`.
+    async fn in_use(&self, address: Ipv4Addr) -> io::Result<bool>;
+    /// Tells neighbours that `address` is ours.
+    async fn announce(&self, address: Ipv4Addr) -> io::Result<()>;
 }
 
 /// One interface's client.
-pub(super) struct Client {
-    socket: UdpSocket,
+pub(super) struct Client<W> {
+    wire: W,
+    carrier: watch::Receiver<bool>,
     mac: [u8; 6],
     hostname: String,
+    /// The address we had or would like.
+    wish: Option<Ipv4Addr>,
     transaction: u32,
-    /// Where servers are asked: everywhere, on the port of servers.
-    everyone: SocketAddrV4,
+    /// When the running attempt began.
+    began: Instant,
 }
 
-impl Client {
-    /// A client on `interface`, which must be up.
-    pub(super) fn new(interface: &str, mac: [u8; 6], hostname: String) -> io::Result<Self> {
-        let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, CLIENT_PORT))?;
-        setsockopt(&socket, sockopt::BindToDevice, &interface.into())?;
-        socket.set_broadcast(true)?;
-        socket.set_nonblocking(true)?;
-        let everyone = SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT);
-        Ok(Self { socket: UdpSocket::from_std(socket)?, mac, hostname, transaction: random()?, everyone })
+/// What came of asking for one address.
+enum Answer {
+    Granted(Lease),
+    Refused,
+    Silence,
+}
+
+impl<W: Wire> Client<W> {
+    /// A client on a link that is up. `remembered` is the address it had when it last ran.
+    pub(super) fn new(
+        wire: W,
+        carrier: watch::Receiver<bool>,
+        mac: [u8; 6],
+        hostname: String,
+        remembered: Option<Ipv4Addr>,
+    ) -> Self {
+        let began = Instant::now();
+        Self { wire, carrier, mac, hostname, wish: remembered, transaction: 0, began }
     }
 
-    /// Gets a lease and keeps it, for ever. Ends only when the socket breaks.
+    /// Gets a lease and keeps it, for ever. Ends only when the link breaks.
     pub(super) async fn run(mut self, mut tell: impl AsyncFnMut(Event)) -> io::Result<()> {
+        self.has_carrier().await;
+        let mut confirmed = match self.wish {
+            Some(address) => self.confirm(address).await?,
+            None => Answer::Silence,
+        };
         loop {
-            let lease = self.acquire(&mut tell).await?;
-            tell(Event::Bound(lease.clone())).await;
-            self.keep(lease, &mut tell).await?;
-            tell(Event::Lost).await;
-        }
-    }
-
-    /// INIT, SELECTING, REQUESTING: asks until a server grants an address.
-    async fn acquire(&mut self, tell: &mut impl AsyncFnMut(Event)) -> io::Result<Lease> {
-        let mut silent = 0;
-        loop {
-            self.transaction = random()?;
-            let asked = Instant::now();
-            let Some(offer) = self.discover(silent).await? else {
-                silent += 1;
-                if silent == PATIENCE {
-                    tell(Event::Silence).await;
+            let lease = match std::mem::replace(&mut confirmed, Answer::Silence) {
+                Answer::Granted(lease) => lease,
+                answer => {
+                    self.wish = self.wish.filter(|_| !matches!(answer, Answer::Refused));
+                    self.acquire(&mut tell).await?
                 }
-                continue;
             };
-            let request = self.request(Kind::Request, None).select(&offer);
-            let wait = RETRANSMIT[0];
-            self.send(&request, None).await?;
-            let accepted = self.receive(asked, Instant::now() + wait, &[Kind::Ack, Kind::Nak]).await?;
-            if let Some(Reply { kind: Kind::Ack, lease, .. }) = accepted {
-                return Ok(lease);
-            }
+            let address = lease.address.addr();
+            self.wish = Some(address);
+            tell(Event::Bound(lease.clone())).await;
+            // Neighbours learn of it sooner or later.
+            let _ = self.wire.announce(address).await;
+            let loss = self.keep(lease, &mut tell).await?;
+            self.wish = self.wish.filter(|_| loss == Loss::Expired);
+            tell(Event::Lost(loss)).await;
         }
     }
 
-    async fn discover(&self, attempt: u32) -> io::Result<Option<Lease>> {
-        let wait = RETRANSMIT[RETRANSMIT.len().min(attempt as usize + 1) - 1];
-        let asked = Instant::now();
-        self.send(&self.request(Kind::Discover, None), None).await?;
-        Ok(self.receive(asked, asked + wait, &[Kind::Offer]).await?.map(|reply| reply.lease))
-    }
-
-    /// BOUND, RENEWING, REBINDING: returns when the lease has ended or was refused.
-    async fn keep(&mut self, mut lease: Lease, tell: &mut impl AsyncFnMut(Event)) -> io::Result<()> {
+    /// SELECTING, REQUESTING: asks until a server grants an address that nobody uses.
+    async fn acquire(&mut self, tell: &mut impl AsyncFnMut(Event)) -> io::Result<Lease> {
         loop {
-            let Some(times) = lease.times() else {
-                // An infinite lease: nothing to do, ever.
-                return std::future::pending().await;
-            };
-            let granted = lease.granted;
-            tokio::time::sleep_until(granted + times.renew).await;
-            let Some(renewed) = self.extend(&lease, granted + times.rebind, granted + times.end).await?
-            else {
-                return Ok(());
-            };
-            if !renewed.same_settings(&lease) {
-                tell(Event::Bound(renewed.clone())).await;
+            self.has_carrier().await;
+            let mut carrier = self.carrier.clone();
+            tokio::select! {
+                lease = self.acquire_here(tell) => return lease,
+                () = lost(&mut carrier) => {}
             }
-            lease = renewed;
         }
     }
 
-    /// Asks for more time: of the lease's server until `rebind`, of any server until `end`.
-    async fn extend(&mut self, lease: &Lease, rebind: Instant, end: Instant) -> io::Result<Option<Lease>> {
+    async fn acquire_here(&mut self, tell: &mut impl AsyncFnMut(Event)) -> io::Result<Lease> {
+        tell(Event::Asking).await;
+        self.began = Instant::now();
+        let mut failures = 0;
+        loop {
+            match self.attempt(failures).await? {
+                Answer::Granted(lease) => {
+                    let address = lease.address.addr();
+                    // A probe that cannot be made is no proof of a conflict.
+                    if !self.wire.in_use(address).await.unwrap_or(false) {
+                        return Ok(lease);
+                    }
+                    self.decline(&lease).await;
+                    tell(Event::Conflict(address)).await;
+                    sleep(DECLINE_PAUSE).await;
+                }
+                // A server that offers and then refuses must not make us ask in a circle.
+                Answer::Refused => {
+                    self.wish = None;
+                    sleep(retransmit(failures)?).await;
+                    failures += 1;
+                }
+                Answer::Silence => {
+                    failures += 1;
+                    if failures == PATIENCE {
+                        tell(Event::Silence).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn attempt(&mut self, failures: usize) -> io::Result<Answer> {
         self.transaction = random()?;
+        let mut discover = self.request(Kind::Discover);
+        discover.requested = self.wish;
+        self.send(&discover, None, None).await;
+        let asked = Instant::now();
+        let deadline = asked + retransmit(failures)?;
+        let Some(Reply { lease: offer, .. }) = self.receive(asked, deadline, &[Kind::Offer]).await? else {
+            return Ok(Answer::Silence);
+        };
+        for repetition in 0..REQUESTS {
+            let request = self.request(Kind::Request).select(&offer);
+            match self.ask(&request, offer.server, retransmit(repetition)?).await? {
+                Answer::Silence => {}
+                answer => return Ok(answer),
+            }
+        }
+        Ok(Answer::Silence)
+    }
+
+    /// REBOOTING: asks whether an address we had is still ours and right for this network.
+    async fn confirm(&mut self, address: Ipv4Addr) -> io::Result<Answer> {
+        self.transaction = random()?;
+        self.began = Instant::now();
+        for wait in CONFIRM {
+            let mut request = self.request(Kind::Request);
+            request.requested = Some(address);
+            match self.ask(&request, None, wait).await? {
+                Answer::Silence => {}
+                answer => return Ok(answer),
+            }
+        }
+        Ok(Answer::Silence)
+    }
+
+    /// Sends once, and waits for a server (`of`, if it is one) to say yes or no.
+    async fn ask(&self, request: &Request<'_>, of: Option<Ipv4Addr>, wait: Duration) -> io::Result<Answer> {
+        let asked = Instant::now();
+        self.send(request, None, None).await;
+        loop {
+            return Ok(match self.receive(asked, asked + wait, &[Kind::Ack, Kind::Nak]).await? {
+                Some(Reply { lease, .. }) if of.is_some() && lease.server.is_some_and(|s| Some(s) != of) => {
+                    continue;
+                }
+                Some(Reply { kind: Kind::Ack, lease }) => Answer::Granted(lease),
+                Some(_) => Answer::Refused,
+                None => Answer::Silence,
+            });
+        }
+    }
+
+    /// BOUND: keeps the lease as long as servers let us, and tells when its settings change.
+    async fn keep(&mut self, mut lease: Lease, tell: &mut impl AsyncFnMut(Event)) -> io::Result<Loss> {
+        loop {
+            let mut carrier = self.carrier.clone();
+            let renewed = tokio::select! {
+                renewed = self.extend(&lease) => renewed?,
+                () = bounced(&mut carrier) => match self.confirm(lease.address.addr()).await? {
+                    Answer::Granted(lease) => Ok(lease),
+                    Answer::Refused => Err(Loss::Refused),
+                    // Nobody objects, so what is left of the lease holds.
+                    Answer::Silence => continue,
+                },
+            };
+            match renewed {
+                Ok(renewed) => {
+                    if !renewed.same_settings(&lease) {
+                        tell(Event::Bound(renewed.clone())).await;
+                    }
+                    lease = renewed;
+                }
+                Err(loss) => return Ok(loss),
+            }
+        }
+    }
+
+    /// RENEWING, REBINDING: when it is time, asks for more of it: the lease's server, then any server.
+    async fn extend(&mut self, lease: &Lease) -> io::Result<Result<Lease, Loss>> {
+        let Some(times) = lease.times() else {
+            // An infinite lease: nothing to do, ever.
+            return std::future::pending().await;
+        };
+        let [renew, rebind, end] = [times.renew, times.rebind, times.end].map(|time| lease.granted + time);
+        sleep_until(renew - fraction(times.renew / RENEW_FUZZ)?).await;
+        self.transaction = random()?;
+        self.began = Instant::now();
         while Instant::now() < end {
             let asked = Instant::now();
             let (to, until) = match lease.server {
                 Some(server) if asked < rebind => (Some(server), rebind),
                 _ => (None, end),
             };
-            // A send may fail when the network is down; that is silence, not an error.
-            let _ = self.send(&self.request(Kind::Request, Some(lease.address.addr())), to).await;
+            let mut request = self.request(Kind::Request);
+            request.current = Some(lease.address.addr());
+            self.send(&request, request.current, to).await;
             let wait = ((until - asked) / 2).max(RENEW_AT_LEAST);
-            let reply = self.receive(asked, (asked + wait).min(until), &[Kind::Ack, Kind::Nak]).await?;
-            match reply {
-                Some(Reply { kind: Kind::Ack, lease, .. }) => return Ok(Some(lease)),
-                Some(_) => return Ok(None),
+            let deadline = (asked + wait).min(until);
+            match self.receive(asked, deadline, &[Kind::Ack, Kind::Nak]).await? {
+                Some(Reply { kind: Kind::Ack, lease }) => return Ok(Ok(lease)),
+                Some(_) => return Ok(Err(Loss::Refused)),
                 None => {}
             }
         }
-        Ok(None)
+        Ok(Err(Loss::Expired))
     }
 
-    fn request(&self, kind: Kind, current: Option<Ipv4Addr>) -> Request<'_> {
+    async fn decline(&self, lease: &Lease) {
+        let decline = self.request(Kind::Decline).select(lease);
+        self.send(&decline, None, None).await;
+    }
+
+    fn request(&self, kind: Kind) -> Request<'_> {
         Request {
             kind,
             transaction: self.transaction,
             mac: self.mac,
             hostname: &self.hostname,
-            current,
+            trying: self.began.elapsed(),
+            current: None,
             requested: None,
             server: None,
         }
     }
 
-    /// To one server, or to every one.
-    async fn send(&self, request: &Request<'_>, server: Option<Ipv4Addr>) -> io::Result<()> {
-        let to = server.map_or(self.everyone, |server| SocketAddrV4::new(server, self.everyone.port()));
-        self.socket.send_to(&request.encode(), to).await.map(drop)
+    /// A send may fail while the link is down; that is silence, and silence is answered with repetition.
+    async fn send(&self, request: &Request<'_>, from: Option<Ipv4Addr>, to: Option<Ipv4Addr>) {
+        let _ = self.wire.send(&request.encode(), from, to).await;
     }
 
     /// The first answer of a wanted kind to the running transaction before `deadline`.
     async fn receive(&self, asked: Instant, deadline: Instant, wanted: &[Kind]) -> io::Result<Option<Reply>> {
         let mut buffer = [0; MAX_DATAGRAM];
         loop {
-            let Ok(received) = timeout_at(deadline, self.socket.recv_from(&mut buffer)).await else {
+            let Ok(received) = timeout_at(deadline, self.wire.receive(&mut buffer)).await else {
                 return Ok(None);
             };
-            let (len, _) = match received {
-                Ok(received) => received,
-                // ICMP errors to earlier datagrams surface here.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
-                Err(error) => return Err(error),
-            };
-            if let Some(reply) = Reply::decode(&buffer[..len], self.transaction, self.mac, asked)
+            if let Some(reply) = Reply::decode(&buffer[..received?], self.transaction, self.mac, asked)
                 && wanted.contains(&reply.kind)
             {
                 return Ok(Some(reply));
             }
         }
     }
+
+    async fn has_carrier(&mut self) {
+        back(&mut self.carrier).await;
+    }
 }
 
-fn random() -> io::Result<u32> {
-    use std::io::Read;
-    let mut bytes = [0; 4];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(u32::from_ne_bytes(bytes))
+/// Whom to tell that a lease is given back, if it is known, and the message.
+pub(super) fn release(lease: &Lease, mac: [u8; 6]) -> io::Result<(Option<SocketAddrV4>, Vec<u8>)> {
+    let request = Request {
+        kind: Kind::Release,
+        transaction: random()?,
+        mac,
+        hostname: "",
+        trying: Duration::ZERO,
+        current: Some(lease.address.addr()),
+        requested: None,
+        server: lease.server,
+    };
+    Ok((lease.server.map(|server| SocketAddrV4::new(server, SERVER_PORT)), request.encode()))
+}
+
+/// The wait for an answer after so many failures.
+fn retransmit(failures: usize) -> io::Result<Duration> {
+    let wait = RETRANSMIT[failures.min(RETRANSMIT.len() - 1)];
+    Ok(wait - JITTER + fraction(2 * JITTER)?)
+}
+
+/// A random part of `whole`.
+fn fraction(whole: Duration) -> io::Result<Duration> {
+    Ok(whole.mul_f64(f64::from(random()?) / f64::from(u32::MAX)))
+}
+
+/// Waits for a carrier. Whoever reports it is gone when the interface is, and so are we then.
+async fn back(carrier: &mut watch::Receiver<bool>) {
+    if carrier.wait_for(|&up| up).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Waits for the carrier to go.
+async fn lost(carrier: &mut watch::Receiver<bool>) {
+    if carrier.wait_for(|&up| !up).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Waits for the carrier to go and come back.
+async fn bounced(carrier: &mut watch::Receiver<bool>) {
+    lost(carrier).await;
+    back(carrier).await;
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::sync::mpsc;
-    use tokio::time::timeout;
-
-    use super::*;
-
-    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-    const LIMIT: Duration = Duration::from_secs(20);
-    /// Option 53's values.
-    const DISCOVER: u8 = 1;
-    const OFFER: u8 = 2;
-    const REQUEST: u8 = 3;
-    const ACK: u8 = 5;
-    const NAK: u8 = 6;
-
-    /// A server on the loopback that answers as it is told. Leases last 100 s, and are to be renewed after one.
-    struct Server(UdpSocket);
-
-    impl Server {
-        /// Receives a message of this kind, with the address it says it comes from, and answers with `answer`.
-        async fn answer(&self, kind: u8, answer: u8) -> Ipv4Addr {
-            let mut request = [0; MAX_DATAGRAM];
-            let (_, client) = timeout(LIMIT, self.0.recv_from(&mut request)).await.unwrap().unwrap();
-            assert_eq!(request[240..243], [53, 1, kind]);
-            let current = <[u8; 4]>::try_from(&request[12..16]).unwrap();
-            let mut reply = request[..240].to_vec();
-            reply[0] = 2;
-            reply[16..20].copy_from_slice(&[10, 9, 8, 7]);
-            reply.extend_from_slice(&[53, 1, answer, 1, 4, 255, 255, 255, 0, 54, 4, 127, 0, 0, 1]);
-            reply.extend_from_slice(&[51, 4, 0, 0, 0, 100, 58, 4, 0, 0, 0, 1, 255]);
-            self.0.send_to(&reply, client).await.unwrap();
-            current.into()
-        }
-    }
-
-    #[tokio::test]
-    async fn a_lease_is_got_renewed_and_given_up_when_refused() {
-        let server = Server(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-        let std::net::SocketAddr::V4(everyone) = server.0.local_addr().unwrap() else {
-            unreachable!("bound to IPv4")
-        };
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let client = Client { socket, mac: MAC, hostname: "box".to_owned(), transaction: 0, everyone };
-        let (tell, mut told) = mpsc::channel(4);
-        let running = tokio::spawn(client.run(async move |event| tell.send(event).await.unwrap()));
-
-        assert_eq!(server.answer(DISCOVER, OFFER).await, Ipv4Addr::UNSPECIFIED);
-        assert_eq!(server.answer(REQUEST, ACK).await, Ipv4Addr::UNSPECIFIED);
-        let Some(Event::Bound(lease)) = told.recv().await else { panic!("no lease") };
-        assert_eq!(lease.address, "10.9.8.7/24".parse().unwrap());
-
-        // Renewed with the same settings, there is nothing to tell.
-        assert_eq!(server.answer(REQUEST, ACK).await, lease.address.addr());
-        assert_eq!(server.answer(REQUEST, NAK).await, lease.address.addr());
-        assert_eq!(told.recv().await, Some(Event::Lost));
-        server.answer(DISCOVER, OFFER).await;
-        running.abort();
-    }
-}
+mod tests;

@@ -8,6 +8,8 @@
 //! | --- | --- |
 //! | [`dm`] | `/dev/mapper/control`: mapped devices |
 //! | [`block`] | disks: size, partitions of a disk that is in use |
+//! | [`clock`] | `adjtimex(2)`, `/dev/rtc`: steering the clock, and the one on a battery |
+//! | [`packet`] | packet sockets: whole frames on a link |
 //! | [`random`] | `/dev/random`: entropy that counts |
 //! | [`watchdog`] | `/dev/watchdog`: timeout and its reason |
 //! | [`kexec`] | `kexec_file_load(2)` |
@@ -15,7 +17,9 @@
 #![deny(clippy::undocumented_unsafe_blocks)]
 
 pub mod block;
+pub mod clock;
 pub mod dm;
 pub mod kexec;
+pub mod packet;
 pub mod random;
 pub mod watchdog;

@@ -25,6 +25,11 @@ const MIN_LEN: usize = 300;
 const INFINITE: u32 = u32::MAX;
 /// For a server that breaks the rule that an ACK says how long.
 const DEFAULT_LEASE: u32 = 3600;
+/// The shortest lease we believe in, in seconds: a server that grants none at all would keep us busy for nothing.
+const SHORTEST_LEASE: u32 = 10;
+/// Where a message keeps the server's name and the boot file, and with option 52 more options instead.
+const SERVER_NAME: std::ops::Range<usize> = 44..108;
+const BOOT_FILE: std::ops::Range<usize> = 108..HEADER_LEN;
 
 /// Option numbers (RFC 2132, 3442).
 mod option {
@@ -35,8 +40,10 @@ mod option {
     pub(super) const HOSTNAME: u8 = 12;
     pub(super) const DOMAIN: u8 = 15;
     pub(super) const MTU: u8 = 26;
+    pub(super) const NTP: u8 = 42;
     pub(super) const REQUESTED: u8 = 50;
     pub(super) const LEASE_TIME: u8 = 51;
+    pub(super) const OVERLOAD: u8 = 52;
     pub(super) const KIND: u8 = 53;
     pub(super) const SERVER: u8 = 54;
     pub(super) const PARAMETERS: u8 = 55;
@@ -48,14 +55,30 @@ mod option {
     pub(super) const END: u8 = 255;
 }
 
+/// What we ask servers for (option 55).
+const WANTED: [u8; 10] = [
+    option::MASK,
+    option::ROUTES,
+    option::ROUTER,
+    option::DNS,
+    option::DOMAIN,
+    option::MTU,
+    option::NTP,
+    option::LEASE_TIME,
+    option::RENEW_TIME,
+    option::REBIND_TIME,
+];
+
 /// The kinds of message we send or understand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Discover = 1,
     Offer = 2,
     Request = 3,
+    Decline = 4,
     Ack = 5,
     Nak = 6,
+    Release = 7,
 }
 
 /// A message to a server.
@@ -65,11 +88,13 @@ pub(super) struct Request<'a> {
     pub(super) transaction: u32,
     pub(super) mac: [u8; 6],
     pub(super) hostname: &'a str,
-    /// The address we use and want to keep using.
+    /// How long we have been trying; relays may prefer the patient.
+    pub(super) trying: Duration,
+    /// The address we use and want to keep using, or give back.
     pub(super) current: Option<Ipv4Addr>,
-    /// The offered address we take.
+    /// The offered or remembered address we take, or do not want.
     pub(super) requested: Option<Ipv4Addr>,
-    /// The server whose offer we take.
+    /// The server this is about.
     pub(super) server: Option<Ipv4Addr>,
 }
 
@@ -84,6 +109,8 @@ pub(crate) struct Lease {
     pub(crate) dns: Vec<Ipv4Addr>,
     /// The domain of bare names.
     pub(crate) domain: Option<String>,
+    /// Time servers.
+    pub(crate) ntp: Vec<Ipv4Addr>,
     /// The link's MTU, if the server knows better.
     pub(crate) mtu: Option<u16>,
     /// Who granted it.
@@ -135,6 +162,8 @@ impl Request<'_> {
         message[1] = ETHERNET;
         message[2] = 6;
         message[4..8].copy_from_slice(&self.transaction.to_be_bytes());
+        let seconds = u16::try_from(self.trying.as_secs()).unwrap_or(u16::MAX);
+        message[8..10].copy_from_slice(&seconds.to_be_bytes());
         match self.current {
             Some(current) => message[12..16].copy_from_slice(&current.octets()),
             None => message[10..12].copy_from_slice(&BROADCAST_FLAG.to_be_bytes()),
@@ -156,22 +185,11 @@ impl Request<'_> {
         if let Some(server) = self.server {
             put(option::SERVER, &server.octets());
         }
-        put(option::MAX_SIZE, &MAX_MESSAGE.to_be_bytes());
-        put(option::HOSTNAME, self.hostname.as_bytes());
-        put(
-            option::PARAMETERS,
-            &[
-                option::MASK,
-                option::ROUTES,
-                option::ROUTER,
-                option::DNS,
-                option::DOMAIN,
-                option::MTU,
-                option::LEASE_TIME,
-                option::RENEW_TIME,
-                option::REBIND_TIME,
-            ],
-        );
+        if matches!(self.kind, Kind::Discover | Kind::Request) {
+            put(option::MAX_SIZE, &MAX_MESSAGE.to_be_bytes());
+            put(option::HOSTNAME, self.hostname.as_bytes());
+            put(option::PARAMETERS, &WANTED);
+        }
         message.push(option::END);
         message.resize(message.len().max(MIN_LEN), 0);
         message
@@ -187,7 +205,7 @@ impl Reply {
         let for_us =
             message[0] == BOOT_REPLY && message[4..8] == transaction.to_be_bytes() && message[28..34] == mac;
         for_us.then_some(())?;
-        let options = Options::read(options)?;
+        let options = Options::read_all(message, options)?;
         let kind = match options.get(option::KIND)? {
             [2] => Kind::Offer,
             [5] => Kind::Ack,
@@ -195,7 +213,11 @@ impl Reply {
             _ => return None,
         };
         let ours = address(message.get(16..20)?)?;
-        if kind != Kind::Nak && (ours.is_unspecified() || ours.is_broadcast() || ours.is_multicast()) {
+        // An offer nobody put a name to cannot be taken.
+        let anonymous = kind == Kind::Offer && options.get(option::SERVER).and_then(address).is_none();
+        if anonymous
+            || kind != Kind::Nak && (ours.is_unspecified() || ours.is_broadcast() || ours.is_multicast())
+        {
             return None;
         }
         let seconds = |number| options.get(number).and_then(number32);
@@ -204,10 +226,11 @@ impl Reply {
             routes: options.routes(),
             dns: options.get(option::DNS).map(addresses).unwrap_or_default(),
             domain: options.get(option::DOMAIN).and_then(domain),
-            mtu: options.get(option::MTU).and_then(|data| Some(u16::from_be_bytes(data.try_into().ok()?))),
+            ntp: options.get(option::NTP).map(addresses).unwrap_or_default(),
+            mtu: options.get(option::MTU).and_then(mtu),
             server: options.get(option::SERVER).and_then(address),
             granted: asked,
-            seconds: seconds(option::LEASE_TIME).unwrap_or(DEFAULT_LEASE),
+            seconds: seconds(option::LEASE_TIME).unwrap_or(DEFAULT_LEASE).max(SHORTEST_LEASE),
             renew_seconds: seconds(option::RENEW_TIME),
             rebind_seconds: seconds(option::REBIND_TIME),
         };
@@ -231,7 +254,8 @@ impl Lease {
     /// Whether both configure the interface alike.
     pub(super) fn same_settings(&self, other: &Self) -> bool {
         let settings = |lease: &Self| {
-            (lease.address, lease.routes.clone(), lease.dns.clone(), lease.domain.clone(), lease.mtu)
+            let Self { address, routes, dns, domain, ntp, mtu, .. } = lease.clone();
+            (address, routes, dns, domain, ntp, mtu)
         };
         settings(self) == settings(other)
     }
@@ -243,17 +267,32 @@ impl Lease {
 struct Options(Vec<(u8, Vec<u8>)>);
 
 impl Options {
-    fn read(mut bytes: &[u8]) -> Option<Self> {
-        let mut found: Vec<(u8, Vec<u8>)> = Vec::new();
+    /// The options behind the cookie, and those in the fields that option 52 lends to options (RFC 2131, 4.1).
+    fn read_all(message: &[u8], bytes: &[u8]) -> Option<Self> {
+        let mut options = Self(Vec::new());
+        options.read(bytes)?;
+        let lent: &[_] = match options.get(option::OVERLOAD) {
+            Some([1]) => &[BOOT_FILE],
+            Some([2]) => &[SERVER_NAME],
+            Some([3]) => &[BOOT_FILE, SERVER_NAME],
+            _ => &[],
+        };
+        for field in lent {
+            options.read(message.get(field.clone())?)?;
+        }
+        Some(options)
+    }
+
+    fn read(&mut self, mut bytes: &[u8]) -> Option<()> {
         loop {
             match *bytes {
-                [] | [option::END, ..] => return Some(Self(found)),
+                [] | [option::END, ..] => return Some(()),
                 [option::PAD, ref rest @ ..] => bytes = rest,
                 [number, len, ref rest @ ..] => {
                     let (data, rest) = rest.split_at_checked(usize::from(len))?;
-                    match found.iter_mut().find(|(known, _)| *known == number) {
+                    match self.0.iter_mut().find(|(known, _)| *known == number) {
                         Some((_, known)) => known.extend_from_slice(data),
-                        None => found.push((number, data.to_vec())),
+                        None => self.0.push((number, data.to_vec())),
                     }
                     bytes = rest;
                 }
@@ -288,6 +327,11 @@ impl Options {
 
 fn number32(data: &[u8]) -> Option<u32> {
     data.try_into().ok().map(u32::from_be_bytes)
+}
+
+/// No link may have a smaller MTU than RFC 791 asks for.
+fn mtu(data: &[u8]) -> Option<u16> {
+    <[u8; 2]>::try_from(data).ok().map(u16::from_be_bytes).filter(|&mtu| mtu >= 68)
 }
 
 fn address(data: &[u8]) -> Option<Ipv4Addr> {
