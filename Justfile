@@ -65,8 +65,10 @@ check: setup
 # The static binaries.
 build: setup
     {{ static }} cargo build --locked --release --target {{ target }} {{ programs }} {{ tools }}
+    @# Which crates are in them, for the image's bill of materials.
+    cargo tree --locked --target {{ target }} --edges normal,no-proc-macro --prefix none --format '{p}|{l}' {{ programs }} > {{ binaries }}/crates.txt
 
-# Kernel, initramfs and root file system, from the binaries and Debian's packages. Arguments go to `image build`.
+# Disk image, netboot bundle, kernel, initramfs and root file system, from the binaries and Debian's packages. Arguments go to `image build`.
 image *arguments: build
     {{ binaries }}/image build --out {{ out }} --binaries {{ binaries }} {{ arguments }}
 

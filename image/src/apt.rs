@@ -22,9 +22,6 @@ const LISTS_FRESH_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// The keyring that Debian hosts have.
 const HOST_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// The architecture of the image.
-const ARCHITECTURE: &str = "amd64";
-
 /// One version of a package, as the signed lists describe it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Package {
@@ -38,6 +35,8 @@ pub(crate) struct Package {
 /// A Debian archive, seen through apt.
 #[derive(Debug)]
 pub(crate) struct Archive {
+    /// As Debian calls it.
+    architecture: String,
     directory: PathBuf,
     configuration: PathBuf,
     unpacked: PathBuf,
@@ -46,18 +45,25 @@ pub(crate) struct Archive {
 impl Archive {
     /// Writes the private configuration and brings the package lists up to date: when there are none, when they are
     /// older than a day, or when `refresh` is set. Old lists are good enough when the mirror cannot be reached.
-    pub(crate) fn open(cache: &Cache, archive: &manifest::Archive, refresh: bool) -> anyhow::Result<Self> {
+    pub(crate) fn open(
+        cache: &Cache,
+        archive: &manifest::Archive,
+        architecture: &str,
+        refresh: bool,
+    ) -> anyhow::Result<Self> {
         for program in ["apt-get", "dpkg-deb"] {
             ensure!(
                 on_path(program),
                 "'{program}' is not installed: packages can be fetched on a Debian or Debian-derived host only"
             );
         }
-        let directory = cache.directory(&format!("apt-{}", archive.suite))?;
-        for name in ["lists/partial", "archives/partial", "state", "etc/apt.conf.d", "etc/preferences.d"] {
-            cache.directory(&format!("apt-{}/{name}", archive.suite))?;
+        let name = format!("apt-{}-{architecture}", archive.suite);
+        let directory = cache.directory(&name)?;
+        for part in ["lists/partial", "archives/partial", "state", "etc/apt.conf.d", "etc/preferences.d"] {
+            cache.directory(&format!("{name}/{part}"))?;
         }
         let this = Self {
+            architecture: architecture.to_owned(),
             configuration: directory.join("apt.conf"),
             unpacked: cache.directory("unpacked")?,
             directory,
@@ -164,6 +170,7 @@ impl Archive {
 
     fn write_configuration(&self) -> anyhow::Result<()> {
         let directory = self.directory.display();
+        let architecture = &self.architecture;
         let mut text = format!(
             "Dir \"{directory}/\";\n\
              Dir::State \"{directory}/state\";\n\
@@ -174,8 +181,8 @@ impl Archive {
              Dir::Etc::sourcelist \"{directory}/sources.list\";\n\
              Dir::Etc::sourceparts \"/dev/null\";\n\
              Dir::Etc::main \"/dev/null\";\n\
-             APT::Architecture \"{ARCHITECTURE}\";\n\
-             APT::Architectures {{ \"{ARCHITECTURE}\"; }};\n\
+             APT::Architecture \"{architecture}\";\n\
+             APT::Architectures {{ \"{architecture}\"; }};\n\
              APT::Sandbox::User \"\";\n\
              Acquire::Languages \"none\";\n\
              Acquire::Retries \"3\";\n"

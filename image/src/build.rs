@@ -1,52 +1,63 @@
-//! `image build`: Debian's packages and our binaries become kernel, initramfs and root file system.
+//! `image build`: Debian's packages and our binaries become everything that a machine boots.
 
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use clap::Args;
+use disk::guid::Guid;
+use disk::verity::{self, RootHash};
 
 use crate::apt::{Archive, Package};
+use crate::boot::{self, Slot};
 use crate::cache::Cache;
 use crate::digest;
 use crate::erofs;
+use crate::identity::{Identity, VERSION};
 use crate::initramfs::Initramfs;
-use crate::libraries;
 use crate::lock::{self, Lock};
-use crate::manifest::{self, Manifest};
-use crate::modules::{Available, Selection};
-use crate::oci::Image;
+use crate::manifest::Manifest;
+use crate::modules::Available;
+use crate::partitions;
+use crate::programs::Programs;
 use crate::replace::replace;
+use crate::rootfs::{self, Parts};
+use crate::sbom;
+use crate::source::{self, Source};
+use crate::target::{self, Target};
 use crate::tool::Tool;
 use crate::tree::{Kind, Tree};
 
-/// The demo workload, applied by the node itself on first start.
-const DEMO_MANIFEST: &str = include_str!("../files/demo.yaml");
+/// What `image build` writes.
+pub(crate) mod output {
+    pub(crate) const KERNEL: &str = "vmlinuz";
+    pub(crate) const INITRAMFS: &str = "initramfs.img";
+    pub(crate) const ROOT: &str = "root.erofs";
+    pub(crate) const VERITY: &str = "root.verity";
+    pub(crate) const ROOT_HASH: &str = "roothash";
+    pub(crate) const DISK: &str = "disk.img";
+    pub(crate) const NETBOOT: &str = "netboot";
+    pub(crate) const NETBOOT_SCRIPT: &str = "boot.ipxe";
+}
 
-/// What this operating system says of itself.
-const OS_RELEASE: &str = concat!(
-    "NAME=Skerry\n",
-    "ID=skerry\n",
-    "PRETTY_NAME=\"Skerry ",
-    env!("CARGO_PKG_VERSION"),
-    "\"\n",
-    "VERSION_ID=",
-    env!("CARGO_PKG_VERSION"),
-    "\n",
-);
-
-/// Directories that exist only so that something can be mounted on them.
-const MOUNT_POINTS: [&str; 11] =
-    ["/boot", "/dev", "/etc", "/home", "/mnt", "/opt/cni/bin", "/proc", "/run", "/srv", "/sys", "/var"];
-
-/// Links that make the tree a merged-/usr one, as Debian's programs expect.
-const LINKS: [(&str, &str); 4] =
-    [("/bin", "usr/bin"), ("/lib", "usr/lib"), ("/lib64", "usr/lib64"), ("/sbin", "usr/sbin")];
+/// Where the initramfs has the root hash.
+pub(crate) const ROOT_HASH_PATH: &str = "roothash";
+/// Where the initramfs of a machine without disks has the root file system.
+const ROOT_PATH: &str = "root.erofs";
+/// Digits of a build's name: enough that no two are the same.
+const BUILD_DIGITS: usize = 16;
+/// Goes into every digest of the hash tree. The same in all images, so that equal blocks of two versions have equal
+/// digests and an update needs to fetch only the others.
+const VERITY_SALT: &[u8] = b"skerry root 1";
 
 /// The command line of `image build`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
+    /// What the image is for: a file in image/targets
+    #[arg(long, default_value = target::DEFAULT)]
+    target: String,
     /// Directory for the results
     #[arg(long)]
     out: PathBuf,
@@ -59,259 +70,158 @@ pub(crate) struct Options {
     /// The Kubernetes daemon, if it is not in the directory of binaries
     #[arg(long)]
     k3sd: Option<PathBuf>,
+    /// Take the root file system's parts from this tree instead of Debian's packages
+    #[arg(long, requires = "kernel")]
+    tree: Option<PathBuf>,
+    /// The kernel that belongs to the tree
+    #[arg(long, requires = "tree")]
+    kernel: Option<PathBuf>,
+    /// Add a shell for looking around. Not for production
+    #[arg(long)]
+    debug: bool,
+    /// Compress harder: a tenth smaller, and minutes instead of seconds
+    #[arg(long)]
+    small: bool,
     /// Ask Debian for newer packages even if the lists are fresh
     #[arg(long)]
     refresh: bool,
 }
 
-/// Our own programs, all static.
-struct Programs {
-    init: PathBuf,
-    k3sd: PathBuf,
-    pause: PathBuf,
-    demo: PathBuf,
-}
-
-/// The packages of one build, resolved and unpacked.
-struct Packages {
-    resolved: Vec<Package>,
-    directories: Vec<PathBuf>,
-    kernel: PathBuf,
+/// The files of one image, and what is known of them.
+struct Artifacts<'a> {
+    out: &'a Path,
+    names: Vec<String>,
 }
 
 /// Runs `image build`.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let started = Instant::now();
     let manifest = Manifest::embedded()?;
-    let programs = Programs::find(options)?;
+    let target = Target::find(&options.target)?;
+    let programs = Programs::find(&options.binaries, options.init.as_deref(), options.k3sd.as_deref())?;
     fs::create_dir_all(&options.out)
         .with_context(|| format!("failed to make '{}'", options.out.display()))?;
 
     let cache = Cache::open()?;
-    let archive = Archive::open(&cache, &manifest.archive, options.refresh)?;
-    let mkfs_manifest = manifest.tools.get("mkfs-erofs").context("debian.toml has no tool mkfs-erofs")?;
-    let mkfs = Tool::prepare(&archive, mkfs_manifest)?;
-    let packages = Packages::fetch(&archive, &manifest)?;
-    let kernel = Available::scan(&packages.kernel)?;
+    let mkfs = find_mkfs(&cache, &manifest, options.refresh)?;
+    let source = find_source(&cache, &manifest, &target, options)?;
+    let kernel = Available::scan(source.modules())?;
+    let parts = Parts {
+        manifest: &manifest,
+        target: &target,
+        source: &source,
+        programs: &programs,
+        kernel: &kernel,
+        debug: options.debug,
+    };
 
     let scratch = tempfile::tempdir_in(&options.out).context("failed to make a scratch directory")?;
     let directory = scratch.path().join("root");
     fs::create_dir(&directory).context("failed to make the tree's directory")?;
     let mut tree = Tree::new(&directory)?;
-    lay_out(&mut tree)?;
-    add_debian_files(&mut tree, &manifest, &packages)?;
-    add_programs(&mut tree, &programs)?;
-    add_modules(&mut tree, &kernel, &manifest.kernel)?;
-    add_configuration(&mut tree, &manifest.kernel)?;
+    rootfs::fill(&mut tree, &parts)?;
+    let kernel_image = source.kernel(kernel.release());
+    tree.came_from(kernel_image.clone());
+    if let Some(loader) = boot::loader_path(&source, &target)? {
+        tree.came_from(loader);
+    }
+    let packages = source.packages_of(tree.origins());
+    let identity = identify(&tree, &parts, &packages);
+    let sbom = describe_content(&identity, &packages, &programs)?;
+    add_descriptions(&mut tree, &identity, &sbom)?;
 
-    let root = options.out.join("root.erofs");
-    replace(&root, |partial| erofs::write(&mkfs, tree.root(), partial))?;
-    let initramfs = options.out.join("initramfs.img");
-    let image = make_initramfs(&programs, &kernel, &kernel.select(&manifest.kernel.initramfs_modules())?)?;
-    replace(&initramfs, |partial| fs::write(partial, &image).context("failed to write the initramfs"))?;
-    let vmlinuz = options.out.join("vmlinuz");
-    let source = packages.kernel.join(format!("boot/vmlinuz-{}", kernel.release()));
-    replace(&vmlinuz, |partial| {
-        let bytes = fs::read(&source).with_context(|| format!("failed to read '{}'", source.display()))?;
-        fs::write(partial, bytes).context("failed to write the kernel")
+    let mut artifacts = Artifacts { out: &options.out, names: Vec::new() };
+    let kernel_bytes = source::read(&kernel_image)?;
+    artifacts.write(output::KERNEL, &kernel_bytes)?;
+    let root = artifacts.make(output::ROOT, |partial| {
+        erofs::write(&mkfs, tree.root(), partial, if options.small { erofs::SMALL } else { erofs::QUICK })
     })?;
+    partitions::check_size(&target.partitions, &root)?;
+    let root_hash = artifacts.add_hashes(&root, &identity)?;
+    let initramfs = make_initramfs(&parts, &root_hash)?;
+    artifacts.write(output::INITRAMFS, &initramfs)?;
+    artifacts.add_netboot(&target, &kernel_bytes, &initramfs, &root)?;
+    let boot = boot::files(&source, &target, Slot::A, kernel_bytes, initramfs)?;
+    let content = partitions::Content {
+        target: &target,
+        build: &identity.build,
+        boot: &boot,
+        root: &root,
+        hashes: &options.out.join(output::VERITY),
+        root_hash,
+    };
+    artifacts.make(output::DISK, |partial| partitions::write(&content, partial))?;
+    artifacts.write(sbom::FILE, &sbom)?;
 
-    let lock = describe(&kernel, &packages, &mkfs, &programs, &[&vmlinuz, &initramfs, &root])?;
+    let used = packages.iter().map(|(package, _)| *package).chain(&mkfs.packages).collect();
+    let lock = artifacts.lock(&identity, root_hash, &programs, used)?;
     lock.write(&options.out)?;
     report(&tree, &lock);
+    eprintln!("built in {:.1} s", started.elapsed().as_secs_f64());
     Ok(())
 }
 
-// === impl Programs ===
+/// The tools are Debian's, whatever the root file system is made of: always the same ones, so always the same bytes.
+fn find_mkfs(cache: &Cache, manifest: &Manifest, refresh: bool) -> anyhow::Result<Tool> {
+    let archive = Archive::open(cache, &manifest.archive, Tool::ARCHITECTURE, refresh)?;
+    let tool = manifest.tools.get("mkfs-erofs").context("debian.toml has no tool mkfs-erofs")?;
+    Tool::prepare(&archive, tool)
+}
 
-impl Programs {
-    /// Finds the programs and checks that each is static.
-    fn find(options: &Options) -> anyhow::Result<Self> {
-        let in_directory = |name: &str| options.binaries.join(name);
-        let programs = Self {
-            init: options.init.clone().unwrap_or_else(|| in_directory("init")),
-            k3sd: options.k3sd.clone().unwrap_or_else(|| in_directory("k3sd")),
-            pause: in_directory("pause"),
-            demo: in_directory("demo"),
-        };
-        for path in programs.all() {
-            ensure!(
-                path.is_file(),
-                "there is no '{}': build the binaries first (`./just build`)",
-                path.display()
-            );
-            libraries::check_static(path)?;
-        }
-        Ok(programs)
+fn find_source(
+    cache: &Cache,
+    manifest: &Manifest,
+    target: &Target,
+    options: &Options,
+) -> anyhow::Result<Source> {
+    if let Some((tree, kernel)) = options.tree.as_ref().zip(options.kernel.as_ref()) {
+        return Source::tree(tree, kernel);
     }
+    let archive = Archive::open(cache, &manifest.archive, &target.debian_architecture, options.refresh)?;
+    Source::debian(&archive, manifest, target, options.debug)
+}
 
-    fn all(&self) -> [&Path; 4] {
-        [&self.init, &self.k3sd, &self.pause, &self.demo]
+/// The build is named after what is in it, so the same content has the same name wherever it is built.
+fn identify<'a>(tree: &Tree, parts: &Parts<'a>, packages: &[(&'a Package, &Path)]) -> Identity<'a> {
+    let release = parts.kernel.release();
+    let text = format!("{} {release} {} {}", parts.target.name, parts.debug, tree.digest());
+    let mut build = digest::of_bytes(text.as_bytes());
+    build.truncate(BUILD_DIGITS);
+    Identity {
+        target: parts.target,
+        build,
+        debug: parts.debug,
+        kernel: release,
+        packages: packages.iter().map(|(package, _)| (&*package.name, &*package.version)).collect(),
     }
 }
 
-// === impl Packages ===
-
-impl Packages {
-    fn fetch(archive: &Archive, manifest: &Manifest) -> anyhow::Result<Self> {
-        let names: Vec<String> = manifest.packages().into_iter().collect();
-        let mut resolved = archive.resolve(&names)?;
-        let [meta] = &archive.resolve(std::slice::from_ref(&manifest.kernel.package))?[..] else {
-            unreachable!("one name resolves to one package")
-        };
-        let kernel_name = first_dependency(&meta.depends)
-            .with_context(|| format!("package '{}' depends on no kernel", meta.name))?;
-        resolved.extend(archive.resolve(&[kernel_name])?);
-        let mut directories = archive.unpack(&resolved)?;
-        let kernel = directories.pop().context("the kernel was not unpacked")?;
-        Ok(Self { resolved, directories, kernel })
+fn describe_content(
+    identity: &Identity<'_>,
+    packages: &[(&Package, &Path)],
+    programs: &Programs,
+) -> anyhow::Result<Vec<u8>> {
+    if programs.crates.is_none() {
+        eprintln!(
+            "warning: no crates.txt beside the binaries (`./just build` writes it): the SBOM lacks their crates"
+        );
     }
-
-    /// The directory with a package's content.
-    fn content(&self, name: &str) -> anyhow::Result<&Path> {
-        self.resolved
-            .iter()
-            .zip(&self.directories)
-            .find(|(package, _)| package.name == name)
-            .map(|(_, directory)| directory.as_path())
-            .with_context(|| format!("package '{name}' was not fetched"))
-    }
+    sbom::write(identity, packages, programs.crates.as_deref().unwrap_or_default())
 }
 
-/// `linux-image-6.12.1-cloud-amd64 (= 6.12.1-1), other` begins with the kernel.
-fn first_dependency(depends: &str) -> Option<String> {
-    let first = depends.split([',', '|']).next()?.split_whitespace().next()?;
-    Some(first.to_owned())
+fn add_descriptions(tree: &mut Tree, identity: &Identity<'_>, sbom: &[u8]) -> anyhow::Result<()> {
+    let os_release = identity.os_release();
+    tree.file("configuration", Path::new("/usr/lib/os-release"), os_release.as_bytes(), Kind::Data)?;
+    let path = Path::new("/usr/share/skerry").join(sbom::FILE);
+    tree.file("bill of materials", &path, sbom, Kind::Data)
 }
 
-/// The directories and links that every later step counts on.
-fn lay_out(tree: &mut Tree) -> anyhow::Result<()> {
-    for path in ["/usr/bin", "/usr/lib", "/usr/lib64", "/usr/sbin", "/usr/share"] {
-        tree.directory(path)?;
-    }
-    for (path, target) in LINKS {
-        tree.link(path, target)?;
-    }
-    for path in MOUNT_POINTS {
-        tree.directory(path)?;
-    }
-    tree.directory_with_mode("/root", 0o700)?;
-    tree.directory_with_mode("/tmp", 0o1777)?;
-    tree.file("configuration", Path::new("/usr/lib/os-release"), OS_RELEASE.as_bytes(), Kind::Data)
-}
-
-fn add_debian_files(tree: &mut Tree, manifest: &Manifest, packages: &Packages) -> anyhow::Result<()> {
-    let mut programs = Vec::new();
-    for files in &manifest.files {
-        let content = packages.content(&files.package)?;
-        for path in &files.paths {
-            let from = content.join(path.strip_prefix("/").unwrap_or(path));
-            tree.copy(&files.package, &from, path, Kind::Program)?;
-            programs.push(from);
-        }
-    }
-    let certificates = &manifest.certificates;
-    let bundle = join_certificates(packages.content(&certificates.package)?, &certificates.directory)?;
-    tree.file(&certificates.package, &certificates.path, &bundle, Kind::Data)?;
-
-    let wanted = &manifest.libraries;
-    let relative = wanted.directory.strip_prefix("/").unwrap_or(&wanted.directory);
-    let directories: Vec<PathBuf> = wanted
-        .packages
-        .iter()
-        .map(|name| Ok(packages.content(name)?.join(relative)))
-        .collect::<anyhow::Result<_>>()?;
-    for (name, file) in libraries::closure(&programs, &directories, &wanted.loader)? {
-        tree.copy("libraries", &file, &wanted.directory.join(name), Kind::Program)?;
-    }
-    let loader = wanted.loader.file_name().context("the loader has no name")?.to_string_lossy().into_owned();
-    let in_directory = wanted.directory.join(&loader);
-    if !tree.root().join(relative).join(&loader).is_file() {
-        let from = directories
-            .iter()
-            .map(|directory| directory.join(&loader))
-            .find(|path| path.is_file())
-            .with_context(|| format!("no package has the loader '{loader}'"))?;
-        tree.copy("libraries", &from, &in_directory, Kind::Program)?;
-    }
-    tree.link(
-        &wanted.loader.display().to_string(),
-        &format!("..{}", in_directory.display().to_string().trim_start_matches("/usr")),
-    )
-}
-
-/// All certificates of a directory in one file, sorted by name.
-fn join_certificates(package: &Path, directory: &Path) -> anyhow::Result<Vec<u8>> {
-    let directory = package.join(directory.strip_prefix("/").unwrap_or(directory));
-    let mut paths: Vec<PathBuf> = fs::read_dir(&directory)
-        .with_context(|| format!("failed to list '{}'", directory.display()))?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()?;
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "crt"));
-    paths.sort();
-    ensure!(!paths.is_empty(), "'{}' has no certificates", directory.display());
-    let mut bundle = Vec::new();
-    for path in paths {
-        bundle.extend(fs::read(&path).with_context(|| format!("failed to read '{}'", path.display()))?);
-        if !bundle.ends_with(b"\n") {
-            bundle.push(b'\n');
-        }
-    }
-    Ok(bundle)
-}
-
-fn add_programs(tree: &mut Tree, programs: &Programs) -> anyhow::Result<()> {
-    tree.copy("init", &programs.init, Path::new("/usr/sbin/init"), Kind::Program)?;
-    tree.copy("k3sd", &programs.k3sd, Path::new("/usr/bin/k3sd"), Kind::Program)?;
-    // One binary, two programs: it looks at the name that it was called by.
-    tree.link("/opt/cni/bin/skerry-cni", "/usr/bin/k3sd")?;
-    tree.link("/opt/cni/bin/loopback", "/usr/bin/k3sd")?;
-    for (name, binary, expose) in [("pause", &programs.pause, vec![]), ("demo", &programs.demo, vec![8080])] {
-        let image = Image {
-            name: format!("localhost/skerry/{name}:1"),
-            binary: binary.clone(),
-            install: None,
-            user: 65532,
-            expose,
-        };
-        let path = format!("/usr/share/skerry/images/{name}.tar");
-        tree.file("container images", Path::new(&path), &image.to_tar()?, Kind::Data)?;
-    }
-    Ok(())
-}
-
-fn add_modules(tree: &mut Tree, kernel: &Available, wanted: &manifest::Kernel) -> anyhow::Result<()> {
-    let selection = kernel.select(&wanted.root_modules())?;
-    let directory = Path::new("/usr/lib/modules").join(kernel.release());
-    for (path, bytes) in selection.files() {
-        tree.file("kernel modules", &directory.join(path), bytes, Kind::Data)?;
-    }
-    for (name, bytes) in module_indexes(kernel, &selection)? {
-        tree.file("kernel modules", &directory.join(name), &bytes, Kind::Data)?;
-    }
-    Ok(())
-}
-
-/// The index files of a set of modules, the package's own list of what is built in among them.
-fn module_indexes(kernel: &Available, selection: &Selection) -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
-    let mut files: Vec<_> =
-        selection.indexes().into_iter().map(|(name, text)| (name, text.into_bytes())).collect();
-    files.push(("modules.builtin", kernel.builtin_list()?));
-    Ok(files)
-}
-
-fn add_configuration(tree: &mut Tree, kernel: &manifest::Kernel) -> anyhow::Result<()> {
-    let modules = kernel.boot.modules.join("\n") + "\n";
-    let component = "configuration";
-    tree.file(component, Path::new("/usr/lib/modules-load.d/skerry.conf"), modules.as_bytes(), Kind::Data)?;
-    let demo = Path::new("/usr/share/skerry/manifests/demo.yaml");
-    tree.file(component, demo, DEMO_MANIFEST.as_bytes(), Kind::Data)
-}
-
-fn make_initramfs(programs: &Programs, kernel: &Available, selection: &Selection) -> anyhow::Result<Vec<u8>> {
-    let init =
-        fs::read(&programs.init).with_context(|| format!("failed to read '{}'", programs.init.display()))?;
+fn make_initramfs(parts: &Parts<'_>, root_hash: &RootHash) -> anyhow::Result<Vec<u8>> {
+    let kernel = parts.kernel;
+    let selection = kernel.select(&parts.manifest.kernel.initramfs_modules())?;
     let mut initramfs = Initramfs::default();
-    initramfs.program("init", &init);
+    initramfs.program("init", &source::read(&parts.programs.init)?);
+    initramfs.file(ROOT_HASH_PATH, format!("{root_hash}\n").as_bytes());
     initramfs.link("lib", "usr/lib");
     for directory in ["dev", "proc", "run", "sys", "sysroot"] {
         initramfs.directory(directory);
@@ -320,43 +230,104 @@ fn make_initramfs(programs: &Programs, kernel: &Available, selection: &Selection
     for (path, bytes) in selection.files() {
         initramfs.file(&format!("{directory}/{}", path.display()), bytes);
     }
-    for (name, bytes) in module_indexes(kernel, selection)? {
+    for (name, bytes) in rootfs::module_indexes(kernel, &selection)? {
         initramfs.file(&format!("{directory}/{name}"), &bytes);
     }
     eprintln!("initramfs: {} modules", selection.len());
     initramfs.finish().context("failed to compress the initramfs")
 }
 
-fn describe(
-    kernel: &Available,
-    packages: &Packages,
-    mkfs: &Tool,
-    programs: &Programs,
-    outputs: &[&Path],
-) -> anyhow::Result<Lock> {
-    let mut debian: Vec<&Package> = packages.resolved.iter().chain(&mkfs.packages).collect();
-    debian.sort();
-    debian.dedup();
-    let digest =
-        |path: &Path| digest::of_file(path).with_context(|| format!("failed to read '{}'", path.display()));
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Lock {
-        version: Lock::VERSION,
-        kernel: kernel.release().to_owned(),
-        outputs: outputs
-            .iter()
-            .map(|path| {
-                let bytes = fs::metadata(path)?.len();
-                Ok(lock::Output { name: name(path), bytes, sha256: digest(path)? })
-            })
-            .collect::<anyhow::Result<_>>()?,
-        programs: programs
-            .all()
-            .into_iter()
-            .map(|path| Ok(lock::Program { path: name(path), sha256: digest(path)? }))
-            .collect::<anyhow::Result<_>>()?,
-        packages: debian.into_iter().map(lock::Debian::from).collect(),
-    })
+// === impl Artifacts ===
+
+impl Artifacts<'_> {
+    /// Writes a file.
+    fn write(&mut self, name: &str, bytes: &[u8]) -> anyhow::Result<PathBuf> {
+        self.make(name, |partial| {
+            fs::write(partial, bytes).with_context(|| format!("failed to write '{}'", partial.display()))
+        })
+    }
+
+    /// Has a file written, and notes its name.
+    fn make(
+        &mut self,
+        name: &str,
+        write: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<PathBuf> {
+        let path = self.out.join(name);
+        replace(&path, write)?;
+        self.names.push(name.to_owned());
+        Ok(path)
+    }
+
+    /// Hashes the root file system.
+    fn add_hashes(&mut self, root: &Path, identity: &Identity<'_>) -> anyhow::Result<RootHash> {
+        let mut data =
+            fs::File::open(root).with_context(|| format!("failed to open '{}'", root.display()))?;
+        let id = Guid::from_content(&[b"verity", identity.target.name.as_bytes(), identity.build.as_bytes()]);
+        let tree = verity::build(&mut data, id, VERITY_SALT)
+            .with_context(|| format!("failed to hash '{}'", root.display()))?;
+        self.write(output::VERITY, &tree.bytes)?;
+        self.write(output::ROOT_HASH, format!("{}\n", tree.root).as_bytes())?;
+        Ok(tree.root)
+    }
+
+    /// What a machine without disks boots: the kernel, and one initramfs with the root file system inside.
+    fn add_netboot(
+        &mut self,
+        target: &Target,
+        kernel: &[u8],
+        initramfs: &[u8],
+        root: &Path,
+    ) -> anyhow::Result<()> {
+        let directory = self.out.join(output::NETBOOT);
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("failed to make '{}'", directory.display()))?;
+        // The kernel unpacks one archive after the other. The second is compressed inside.
+        let mut inside = Initramfs::default();
+        inside.file(ROOT_PATH, &source::read(root)?);
+        let mut whole = initramfs.to_vec();
+        whole.extend(inside.finish_uncompressed().context("failed to pack the root file system")?);
+        self.write(&format!("{}/{}", output::NETBOOT, output::KERNEL), kernel)?;
+        self.write(&format!("{}/{}", output::NETBOOT, output::INITRAMFS), &whole)?;
+        let script = boot::ipxe_script(target);
+        self.write(&format!("{}/{}", output::NETBOOT, output::NETBOOT_SCRIPT), script.as_bytes())?;
+        Ok(())
+    }
+
+    fn lock(
+        &self,
+        identity: &Identity<'_>,
+        root_hash: RootHash,
+        programs: &Programs,
+        mut packages: Vec<&Package>,
+    ) -> anyhow::Result<Lock> {
+        packages.sort();
+        packages.dedup();
+        let digest = |path: &Path| {
+            digest::of_file(path).with_context(|| format!("failed to read '{}'", path.display()))
+        };
+        let outputs = self.names.iter().map(|name| {
+            let path = self.out.join(name);
+            let bytes = fs::metadata(&path)?.len();
+            Ok(lock::Output { name: name.clone(), bytes, sha256: digest(&path)? })
+        });
+        let programs = programs.all().into_iter().map(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Ok(lock::Program { path: name, sha256: digest(path)? })
+        });
+        Ok(Lock {
+            version: Lock::VERSION,
+            target: identity.target.name.clone(),
+            release: VERSION.to_owned(),
+            build: identity.build.clone(),
+            debug: identity.debug,
+            kernel: identity.kernel.to_owned(),
+            root_hash: root_hash.to_string(),
+            outputs: outputs.collect::<anyhow::Result<_>>()?,
+            programs: programs.collect::<anyhow::Result<_>>()?,
+            packages: packages.into_iter().map(lock::Debian::from).collect(),
+        })
+    }
 }
 
 /// Prints where the bytes are.
@@ -376,17 +347,5 @@ fn write_report(out: &mut impl Write, tree: &Tree, lock: &Lock) -> std::io::Resu
     for output in &lock.outputs {
         writeln!(out, "  {:<22}{:>12}  {}", output.name, output.bytes, output.sha256)?;
     }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kernel_is_the_metapackages_first_dependency() {
-        let depends = "linux-image-6.12.117+deb13-cloud-amd64 (= 6.12.117-1), other";
-        assert_eq!(first_dependency(depends).as_deref(), Some("linux-image-6.12.117+deb13-cloud-amd64"));
-        assert_eq!(first_dependency(""), None);
-    }
+    writeln!(out, "build {}, root hash {}", lock.build, lock.root_hash)
 }

@@ -12,17 +12,23 @@ pub(crate) const LABEL: &str = "skerry-root";
 /// Times, owners and identity are fixed so that the same tree gives the same bytes.
 const UUID: &str = "5be9b6c2-70f0-4f2b-9d5c-1f0f6f3e7a10";
 
-/// lz4hc unpacks three times faster than zstd where it matters, on slow processors, and packs in seconds.
-const COMPRESSOR: &str = "lz4hc,9";
+/// How hard to compress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Compression(&'static str);
+
+/// What everybody builds while working: packs in seconds.
+pub(crate) const QUICK: Compression = Compression("zstd,3");
+/// What is published: packs in a minute or two.
+pub(crate) const SMALL: Compression = Compression("zstd,12");
 
 /// Bytes that are compressed together.
 const CLUSTER_BYTES: u32 = 65536;
 
 /// Writes `tree` to `image`.
-pub(crate) fn write(mkfs: &Tool, tree: &Path, image: &Path) -> anyhow::Result<()> {
+pub(crate) fn write(mkfs: &Tool, tree: &Path, image: &Path, compression: Compression) -> anyhow::Result<()> {
     let output = mkfs
         .command()
-        .args([&format!("-z{COMPRESSOR}"), &format!("-C{CLUSTER_BYTES}")])
+        .args([&format!("-z{}", compression.0), &format!("-C{CLUSTER_BYTES}")])
         .args(["-T0", "--all-root", "-U", UUID, "-L", LABEL, "--quiet"])
         .args([image, tree])
         .env("LC_ALL", "C")

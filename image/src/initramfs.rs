@@ -60,9 +60,16 @@ impl Initramfs {
         self.entries.insert(path.to_owned(), Entry { mode, bytes: bytes.to_owned() });
     }
 
-    /// The compressed archive.
+    /// The compressed archive. Its length is a multiple of four, so that another archive may follow.
     pub(crate) fn finish(&self) -> io::Result<Vec<u8>> {
-        zstd::encode_all(&self.archive()?[..], ZSTD_LEVEL)
+        let mut packed = zstd::encode_all(&self.archive()?[..], ZSTD_LEVEL)?;
+        pad(&mut packed);
+        Ok(packed)
+    }
+
+    /// The archive as it is, for content that is compressed already.
+    pub(crate) fn finish_uncompressed(&self) -> io::Result<Vec<u8>> {
+        self.archive()
     }
 
     fn archive(&self) -> io::Result<Vec<u8>> {

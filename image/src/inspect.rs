@@ -79,7 +79,12 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let lock = Lock {
             version: Lock::VERSION,
+            target: "t".into(),
+            release: "0.1.0".into(),
+            build: "b".into(),
+            debug: false,
             kernel: "6.12".into(),
+            root_hash: "00".into(),
             outputs: vec![Output { name: "x".into(), bytes: 3, sha256: "ab".into() }],
             programs: Vec::new(),
             packages: Vec::new(),

@@ -11,16 +11,32 @@ use crate::apt::Package;
 
 /// The lock file. Everything in it is sorted.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) struct Lock {
     /// Version of this file's format.
     pub(crate) version: u32,
+    pub(crate) target: String,
+    /// Skerry's version.
+    pub(crate) release: String,
+    /// Follows from the content of the root file system; os-release has it, too.
+    pub(crate) build: String,
+    /// Whether it has tools for looking around.
+    pub(crate) debug: bool,
     pub(crate) kernel: String,
+    /// What dm-verity checks every block of the root file system against.
+    pub(crate) root_hash: String,
     pub(crate) outputs: Vec<Output>,
     pub(crate) programs: Vec<Program>,
     pub(crate) packages: Vec<Debian>,
 }
 
-/// A file of the build.
+/// The part that every format has.
+#[derive(Debug, Deserialize)]
+struct Format {
+    version: u32,
+}
+
+/// A file of the build; the name is relative to the lock's directory.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Output {
     pub(crate) name: String,
@@ -54,22 +70,23 @@ impl Lock {
     pub(crate) const FILE: &str = "image.lock";
 
     /// The format's version.
-    pub(crate) const VERSION: u32 = 1;
+    pub(crate) const VERSION: u32 = 2;
 
     /// Reads the lock file of an image directory.
     pub(crate) fn read(directory: &Path) -> anyhow::Result<Self> {
         let path = directory.join(Self::FILE);
         let text =
             fs::read_to_string(&path).with_context(|| format!("failed to read '{}'", path.display()))?;
-        let lock: Self = toml::from_str(&text).with_context(|| format!("'{}' is damaged", path.display()))?;
+        // Another format may lack what this one has, so its number is looked at first.
+        let Format { version } =
+            toml::from_str(&text).with_context(|| format!("'{}' is damaged", path.display()))?;
         ensure!(
-            lock.version == Self::VERSION,
-            "'{}' has format {}, this program knows {}",
+            version == Self::VERSION,
+            "'{}' has format {version}, this program knows {}: build the image again",
             path.display(),
-            lock.version,
             Self::VERSION
         );
-        Ok(lock)
+        toml::from_str(&text).with_context(|| format!("'{}' is damaged", path.display()))
     }
 
     /// Writes the lock file of an image directory.

@@ -9,20 +9,26 @@
 //! | [`build`] | the sequence of `image build`, readable as a list |
 //! | [`manifest`] | `debian.toml`: which file comes from which package, and why |
 //! | [`apt`] | Debian packages by a private apt configuration, cached |
-//! | [`tree`] | the root file system as a directory |
+//! | [`target`] | `targets/`: what differs between kinds of machines |
+//! | [`source`], [`programs`] | where files come from: Debian or a tree, and our own binaries |
+//! | [`rootfs`], [`tree`] | what the root file system consists of, as a directory |
 //! | [`libraries`], [`elf`] | which shared libraries the programs need |
 //! | [`modules`] | which kernel modules, and the indexes over them |
 //! | [`initramfs`], [`erofs`] | the two file system images |
+//! | [`boot`], [`partitions`] | the BOOT partition's files, and the image of a whole disk |
+//! | [`identity`], [`sbom`] | what the image says of itself: os-release, and all that it is made from |
 //! | [`oci`] | container images made from one static binary |
 //! | [`tool`], [`cache`] | programs of another release, and where downloads are kept |
 //! | [`lock`], [`inspect`] | `image.lock`: what went in, and whether the files still are what came out |
 
 mod apt;
+mod boot;
 mod build;
 mod cache;
 mod digest;
 mod elf;
 mod erofs;
+mod identity;
 mod initramfs;
 mod inspect;
 mod libraries;
@@ -30,7 +36,13 @@ mod lock;
 mod manifest;
 mod modules;
 mod oci;
+mod partitions;
+mod programs;
 mod replace;
+mod rootfs;
+mod sbom;
+mod source;
+mod target;
 mod tool;
 mod tree;
 
@@ -79,7 +91,7 @@ fn print_tool(name: &str, refresh: bool) -> anyhow::Result<()> {
     let manifest = manifest::Manifest::embedded()?;
     let tool = manifest.tools.get(name).with_context(|| format!("debian.toml has no tool '{name}'"))?;
     let cache = cache::Cache::open()?;
-    let archive = apt::Archive::open(&cache, &manifest.archive, refresh)?;
+    let archive = apt::Archive::open(&cache, &manifest.archive, tool::Tool::ARCHITECTURE, refresh)?;
     let path: PathBuf = tool::Tool::prepare(&archive, tool)?.wrapper(&cache, name)?;
     println!("{}", path.display());
     Ok(())

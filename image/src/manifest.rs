@@ -15,6 +15,8 @@ const EMBEDDED: &str = include_str!("../debian.toml");
 pub(crate) struct Manifest {
     pub(crate) archive: Archive,
     pub(crate) files: Vec<Files>,
+    /// What an image for looking around has beside that.
+    pub(crate) debug: Vec<Files>,
     pub(crate) certificates: Certificates,
     pub(crate) libraries: Libraries,
     pub(crate) kernel: Kernel,
@@ -55,8 +57,6 @@ pub(crate) struct Certificates {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Libraries {
-    pub(crate) directory: PathBuf,
-    pub(crate) loader: PathBuf,
     pub(crate) packages: Vec<String>,
 }
 
@@ -64,7 +64,6 @@ pub(crate) struct Libraries {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Kernel {
-    pub(crate) package: String,
     pub(crate) initramfs: Vec<ModuleSet>,
     pub(crate) modules: Vec<ModuleSet>,
     pub(crate) boot: ModuleSet,
@@ -99,9 +98,14 @@ impl Manifest {
         toml::from_str(text).with_context(|| format!("failed to read '{}'", source.display()))
     }
 
-    /// Every package whose content goes into the image, except the kernel.
-    pub(crate) fn packages(&self) -> BTreeSet<String> {
-        let files = self.files.iter().map(|files| &files.package);
+    /// The files of an image.
+    pub(crate) fn files(&self, debug: bool) -> impl Iterator<Item = &Files> {
+        self.files.iter().chain(self.debug.iter().filter(move |_| debug))
+    }
+
+    /// Every package whose content goes into the root file system, except the kernel.
+    pub(crate) fn packages(&self, debug: bool) -> BTreeSet<String> {
+        let files = self.files(debug).map(|files| &files.package);
         files.chain(&self.libraries.packages).chain([&self.certificates.package]).cloned().collect()
     }
 }
@@ -132,7 +136,9 @@ mod tests {
     #[test]
     fn the_embedded_manifest_is_complete() {
         let manifest = Manifest::embedded().unwrap();
-        assert!(manifest.packages().contains("containerd"));
+        assert!(manifest.packages(false).contains("containerd"));
+        assert!(!manifest.packages(false).contains("busybox-static"), "no shell but in debug images");
+        assert!(manifest.packages(true).contains("busybox-static"));
         assert!(manifest.tools.contains_key("mkfs-erofs"));
     }
 

@@ -29,6 +29,9 @@ pub(crate) struct Tool {
 // === impl Tool ===
 
 impl Tool {
+    /// The host's, as Debian calls it: tools run here, whatever the image is for.
+    pub(crate) const ARCHITECTURE: &str = "amd64";
+
     /// Fetches a tool and checks that all its libraries came with it.
     pub(crate) fn prepare(archive: &Archive, tool: &manifest::Tool) -> anyhow::Result<Self> {
         let packages = archive.resolve(&tool.packages)?;

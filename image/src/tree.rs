@@ -3,12 +3,14 @@
 //! Owner and times are not kept here: the file system writer sets them all to root and to one time. Modes are, and
 //! depend neither on the host's umask nor on who builds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+
+use crate::digest;
 
 const MODE_DIRECTORY: u32 = 0o755;
 const MODE_FILE: u32 = 0o644;
@@ -29,13 +31,22 @@ pub(crate) struct Tree {
     root: PathBuf,
     /// Bytes by component, for the report.
     sizes: BTreeMap<String, u64>,
+    /// One line for all that is in the tree, by path.
+    content: BTreeMap<PathBuf, String>,
+    /// Files on the host that something in the tree was taken from.
+    origins: BTreeSet<PathBuf>,
 }
 
 impl Tree {
     /// Starts an empty tree in a directory that exists and is empty.
     pub(crate) fn new(root: &Path) -> anyhow::Result<Self> {
         set_mode(root, MODE_DIRECTORY)?;
-        Ok(Self { root: root.to_owned(), sizes: BTreeMap::new() })
+        Ok(Self {
+            root: root.to_owned(),
+            sizes: BTreeMap::new(),
+            content: BTreeMap::new(),
+            origins: BTreeSet::new(),
+        })
     }
 
     /// Where the tree is on the host.
@@ -46,6 +57,23 @@ impl Tree {
     /// Bytes by component.
     pub(crate) fn sizes(&self) -> &BTreeMap<String, u64> {
         &self.sizes
+    }
+
+    /// Files on the host that something in the tree was taken from.
+    pub(crate) fn origins(&self) -> &BTreeSet<PathBuf> {
+        &self.origins
+    }
+
+    /// Notes that something in the tree was made from a file on the host.
+    pub(crate) fn came_from(&mut self, file: PathBuf) {
+        self.origins.insert(file);
+    }
+
+    /// SHA-256 over all that was put into the tree: paths, modes, contents and links.
+    pub(crate) fn digest(&self) -> String {
+        let lines: Vec<String> =
+            self.content.iter().map(|(path, what)| format!("{} {what}\n", path.display())).collect();
+        digest::of_bytes(lines.concat().as_bytes())
     }
 
     /// Makes a directory and those above it, with mode 0755.
@@ -71,6 +99,7 @@ impl Tree {
         fs::write(&target, bytes).with_context(|| format!("failed to write '{}'", target.display()))?;
         set_mode(&target, if kind == Kind::Program { MODE_PROGRAM } else { MODE_FILE })?;
         *self.sizes.entry(component.to_owned()).or_default() += bytes.len() as u64;
+        self.content.insert(path.to_owned(), format!("{kind:?} {}", digest::of_bytes(bytes)));
         Ok(())
     }
 
@@ -83,12 +112,14 @@ impl Tree {
         kind: Kind,
     ) -> anyhow::Result<()> {
         let bytes = fs::read(from).with_context(|| format!("failed to read '{}'", from.display()))?;
+        self.came_from(from.to_owned());
         self.file(component, path, &bytes, kind)
     }
 
     /// Makes a symbolic link.
-    pub(crate) fn link(&self, path: &str, target: &str) -> anyhow::Result<()> {
+    pub(crate) fn link(&mut self, path: &str, target: &str) -> anyhow::Result<()> {
         let host = self.host_path(Path::new(path))?;
+        self.content.insert(path.into(), format!("link {target}"));
         symlink(target, &host).with_context(|| format!("failed to make the link '{}'", host.display()))
     }
 
@@ -147,6 +178,21 @@ mod tests {
         tree.file("x", Path::new("/lib/modules/a"), b"a", Kind::Data).unwrap();
         assert!(scratch.path().join("usr/lib/modules/a").is_file());
         assert_eq!(tree.sizes()["x"], 1);
+    }
+
+    #[test]
+    fn the_digest_follows_from_the_content_and_not_from_the_place() {
+        let digest = |path: &str, bytes: &[u8], kind| {
+            let scratch = tempfile::tempdir().unwrap();
+            let mut tree = Tree::new(scratch.path()).unwrap();
+            tree.file("x", Path::new(path), bytes, kind).unwrap();
+            tree.digest()
+        };
+        let first = digest("/a", b"a", Kind::Data);
+        assert_eq!(first, digest("/a", b"a", Kind::Data));
+        assert_ne!(first, digest("/b", b"a", Kind::Data));
+        assert_ne!(first, digest("/a", b"b", Kind::Data));
+        assert_ne!(first, digest("/a", b"a", Kind::Program));
     }
 
     #[test]
