@@ -1,10 +1,12 @@
-//! Writes a directory as an EROFS image, with mkfs.erofs.
+//! EROFS: a directory becomes an image, with mkfs.erofs; [`read`] looks into one.
 
 use std::path::Path;
 
 use anyhow::{Context, bail};
 
 use crate::tool::Tool;
+
+pub(crate) mod read;
 
 /// The label that PID 1 looks for.
 pub(crate) const LABEL: &str = "skerry-root";

@@ -1,32 +1,97 @@
-//! `image inspect`: what an image was made from, and whether its files still are what was built.
+//! `image inspect`: what an image consists of, and whether it is as it was built.
+//!
+//! Takes the directory of a build, the image of a disk (or a disk), a root file system or an initramfs, and finds out
+//! which of them it is from the content.
 
-use std::fs;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use disk::gpt;
 
+use crate::build::output;
 use crate::digest;
+use crate::erofs;
 use crate::lock::{Lock, Output};
+
+mod archive;
+mod partitions;
+mod root;
 
 /// The command line of `image inspect`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Directory that `image build` wrote
-    directory: PathBuf,
+    /// Directory that `image build` wrote, or disk.img, root.erofs, initramfs.img, or a disk
+    path: PathBuf,
+    /// How many of the biggest files to list
+    #[arg(long, default_value_t = 12)]
+    biggest: usize,
 }
 
-/// Runs `image inspect`. A file that is missing or changed makes it fail, after all have been looked at.
+/// A file with its size, of any of the images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Sized {
+    path: String,
+    bytes: u64,
+    /// Room that it takes in the image, where that is known.
+    stored: Option<u64>,
+}
+
+/// Runs `image inspect`. What is damaged makes it fail, after all has been looked at.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let lock = Lock::read(&options.directory)?;
-    let mut faults = Vec::new();
-    let mut out = std::io::stdout().lock();
+    let mut out = io::stdout().lock();
+    let faults = look(&mut out, &options.path, options.biggest)?;
+    if faults.is_empty() {
+        return Ok(());
+    }
+    bail!("'{}' is not as it was built: {}", options.path.display(), faults.join("; "))
+}
+
+fn look(out: &mut impl Write, path: &Path, biggest: usize) -> anyhow::Result<Vec<String>> {
+    if path.is_dir() {
+        return directory(out, path, biggest);
+    }
+    let name = path.display();
+    let mut file = File::open(path).with_context(|| format!("failed to open '{name}'"))?;
+    match gpt::Table::read(&mut file) {
+        Ok((table, copy)) => return partitions::describe(out, path, &table, copy, biggest),
+        Err(gpt::Error::NotFound(gpt::Damage::Signature | gpt::Damage::Truncated)) => {}
+        Err(error) => return Err(error).with_context(|| format!("failed to inspect '{name}'")),
+    }
+    if let Some(image) =
+        erofs::read::Image::open(&mut file).with_context(|| format!("failed to read '{name}'"))?
+    {
+        root::describe(out, image, biggest).with_context(|| format!("failed to inspect '{name}'"))?;
+        return root::check_beside(out, path);
+    }
+    let mut start = [0; 6];
+    io::Seek::rewind(&mut file)?;
+    let _ = file.read(&mut start).with_context(|| format!("failed to read '{name}'"))?;
+    if archive::is_one(&start) {
+        let bytes = fs::read(path).with_context(|| format!("failed to read '{name}'"))?;
+        archive::describe(out, &bytes, biggest).with_context(|| format!("failed to inspect '{name}'"))?;
+        return Ok(Vec::new());
+    }
+    bail!(
+        "'{name}' is nothing that can be inspected: neither a directory of `image build`, nor a disk with a GUID partition \
+         table, nor an EROFS, nor an initramfs"
+    )
+}
+
+/// All that a build wrote, against its lock.
+fn directory(out: &mut impl Write, path: &Path, biggest: usize) -> anyhow::Result<Vec<String>> {
+    let lock = Lock::read(path)?;
+    let debug = if lock.debug { ", debug" } else { "" };
+    writeln!(out, "Skerry {} for {}{debug}, build {}", lock.release, lock.target, lock.build)?;
     writeln!(out, "kernel {}", lock.kernel)?;
+    writeln!(out, "root hash {}", lock.root_hash)?;
+    let mut faults = Vec::new();
     for output in &lock.outputs {
-        let fault = check(&options.directory, output)?;
+        let fault = check(path, output)?;
         let verdict = fault.as_deref().unwrap_or("as built");
-        writeln!(out, "{:<16}{:>12} bytes  {}  {verdict}", output.name, output.bytes, output.sha256)?;
+        writeln!(out, "{:<22}{:>12} bytes  {}  {verdict}", output.name, output.bytes, output.sha256)?;
         faults.extend(fault.map(|fault| format!("{}: {fault}", output.name)));
     }
     for program in &lock.programs {
@@ -35,14 +100,18 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     for package in &lock.packages {
         writeln!(out, "package {} {}", package.name, package.version)?;
     }
-    if faults.is_empty() { Ok(()) } else { bail!("the image is not as it was built: {}", faults.join("; ")) }
+    let root = path.join(output::ROOT);
+    if root.is_file() {
+        faults.extend(look(out, &root, biggest)?);
+    }
+    Ok(faults)
 }
 
 /// What is wrong with a file, if anything is.
 fn check(directory: &Path, output: &Output) -> anyhow::Result<Option<String>> {
     let path = directory.join(&output.name);
     match fs::metadata(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Some("missing".to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some("missing".to_owned())),
         Err(error) => return Err(error).with_context(|| format!("failed to look at '{}'", path.display())),
         Ok(metadata) if metadata.len() != output.bytes => {
             return Ok(Some(format!("{} bytes long", metadata.len())));
@@ -53,43 +122,21 @@ fn check(directory: &Path, output: &Output) -> anyhow::Result<Option<String>> {
     Ok((found != output.sha256).then(|| format!("changed (SHA-256 {found})")))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_changed_a_cut_and_a_missing_file_are_told_apart() {
-        let scratch = tempfile::tempdir().unwrap();
-        let output = Output { name: "x".into(), bytes: 3, sha256: digest::of_bytes(b"abc") };
-        let look = |content: Option<&str>| {
-            let _ = fs::remove_file(scratch.path().join("x"));
-            if let Some(content) = content {
-                fs::write(scratch.path().join("x"), content).unwrap();
-            }
-            check(scratch.path(), &output).unwrap()
-        };
-        assert_eq!(look(Some("abc")), None);
-        assert!(look(Some("abd")).unwrap().starts_with("changed"));
-        assert_eq!(look(Some("ab")).unwrap(), "2 bytes long");
-        assert_eq!(look(None).unwrap(), "missing");
+/// Lists the biggest files, the biggest first.
+fn list_biggest(out: &mut impl Write, mut files: Vec<Sized>, count: usize) -> io::Result<()> {
+    let all = files.len();
+    files.sort_by(|a, b| {
+        b.stored.unwrap_or(b.bytes).cmp(&a.stored.unwrap_or(a.bytes)).then(a.path.cmp(&b.path))
+    });
+    if count > 0 {
+        writeln!(out, "  {:>12}{:>12}  biggest of {all} files", "bytes", "stored")?;
     }
-
-    #[test]
-    fn a_lock_that_was_written_can_be_read() {
-        let scratch = tempfile::tempdir().unwrap();
-        let lock = Lock {
-            version: Lock::VERSION,
-            target: "t".into(),
-            release: "0.1.0".into(),
-            build: "b".into(),
-            debug: false,
-            kernel: "6.12".into(),
-            root_hash: "00".into(),
-            outputs: vec![Output { name: "x".into(), bytes: 3, sha256: "ab".into() }],
-            programs: Vec::new(),
-            packages: Vec::new(),
-        };
-        lock.write(scratch.path()).unwrap();
-        assert_eq!(Lock::read(scratch.path()).unwrap().outputs[0].name, "x");
+    for file in files.into_iter().take(count) {
+        let stored = file.stored.map(|stored| stored.to_string()).unwrap_or_default();
+        writeln!(out, "  {:>12}{stored:>12}  {}", file.bytes, file.path)?;
     }
+    Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,6 +123,14 @@ impl RootHash {
         let half = |from: usize| Guid(self.0[from..from + 16].try_into().expect("sixteen bytes"));
         (half(0), half(16))
     }
+
+    /// The root hash whose partitions have these GUIDs.
+    pub fn from_partition_ids(data: Guid, hashes: Guid) -> Self {
+        let mut bytes = [0; DIGEST_SIZE];
+        bytes[..16].copy_from_slice(&data.0);
+        bytes[16..].copy_from_slice(&hashes.0);
+        Self(bytes)
+    }
 }
 
 impl fmt::Display for RootHash {

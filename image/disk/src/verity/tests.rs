@@ -133,6 +133,7 @@ fn a_root_hash_names_both_partitions() {
     let root: RootHash = format!("{text}\n").parse().unwrap();
     assert_eq!(root.to_string(), text);
     assert_eq!(root.partition_ids(), (Guid::ROOT_X86_64, Guid::ROOT_VERITY_X86_64));
+    assert_eq!(RootHash::from_partition_ids(Guid::ROOT_X86_64, Guid::ROOT_VERITY_X86_64), root);
     for bad in ["", &text[1..], &text.replace('4', "g"), &text.replacen("4f", "é", 1)] {
         assert!(bad.parse::<RootHash>().is_err(), "{bad}");
     }
