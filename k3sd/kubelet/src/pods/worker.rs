@@ -4,6 +4,7 @@
 //! one step and looks again; so a restarted daemon goes on with running containers as if it had never ended.
 //! Between rounds it sleeps until its pod, a container, a probe, a ConfigMap or a due time wakes it.
 
+mod runtime_class;
 mod start;
 mod stop;
 
@@ -81,6 +82,10 @@ enum SyncError {
     Volume(#[from] crate::volumes::VolumeError),
     #[error("failed to prepare the pod's directories: {0}")]
     Files(#[from] std::io::Error),
+    #[error("RuntimeClass {0:?} not found")]
+    NoRuntimeClass(String),
+    #[error("RuntimeClass {0:?} cannot be read: no answer from the API server")]
+    RuntimeClass(String),
 }
 
 /// Runs one pod.

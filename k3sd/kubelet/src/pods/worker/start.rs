@@ -60,16 +60,25 @@ impl Worker {
             self.agent.events.pod_event(pod, "Warning", "MissingClusterDNS", text);
         }
         let config = sandbox::config(pod, &self.agent.config, resolver.config, attempt);
-        match self.agent.cri().run_pod_sandbox(config, "").await {
+        let made = match self.runtime_handler(pod).await {
+            Ok(handler) => self.agent.cri().run_pod_sandbox(config, &handler).await.map_err(SyncError::from),
+            Err(error) => Err(error),
+        };
+        match made {
             Ok(id) => {
                 self.agent.runtime.register(&id, &self.poke);
                 info!(pod = %self.name(), sandbox = %id, attempt, "sandbox started");
                 Ok(())
             }
             Err(error) => {
-                let text = format!("Failed to create pod sandbox: {}", error.message);
+                let text = match &error {
+                    SyncError::Runtime(refused) => {
+                        format!("Failed to create pod sandbox: {}", refused.message)
+                    }
+                    other => format!("Failed to create pod sandbox: {other}"),
+                };
                 self.agent.events.pod_event(pod, "Warning", "FailedCreatePodSandBox", text);
-                Err(error.into())
+                Err(error)
             }
         }
     }
