@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::config::Role;
 use crate::console::say;
+use crate::figures::Figures;
 
 /// The shared state; clones are handles to the same one.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub(crate) struct Facts {
     pub(crate) maintenance: Vec<String>,
     /// Seconds since the kernel started at which things had happened, in order.
     pub(crate) marks: Vec<(&'static str, Duration)>,
+    /// What PID 1 costs, once it has been measured.
+    pub(crate) figures: Option<Figures>,
     /// Whether the node has been Ready with all services ready at least once.
     pub(crate) announced: bool,
 }
@@ -192,7 +195,7 @@ pub(crate) fn since_kernel_start() -> Duration {
 
 /// Writes the `skerry:` lines that follow from a change. This is the one place they are derived, so the format is stable:
 /// `service NAME starting|ready 1.9s|reloading|failed: why; starting it again in 1.0s|stopping|stopped`, `status NAME text`, `problem: text`, `node Ready`,
-/// `node NotReady`, and once `ready`.
+/// `node NotReady`, and once `ready`. (`init uses ...` comes from [`crate::figures`].)
 fn announce(before: &Facts, now: &mut Facts) {
     for (topic, text) in &now.problems {
         if before.problems.get(topic) != Some(text) {

@@ -14,6 +14,7 @@ use crate::cmdline::Cmdline;
 use crate::config::{self, NodeConfig, Resolved};
 use crate::console::say;
 use crate::etc;
+use crate::figures;
 use crate::handout;
 use crate::identity;
 use crate::logs;
@@ -102,6 +103,8 @@ impl Machine {
         self.keep_doing("kernel messages", logs::follow_kernel);
         let board = self.board.clone();
         self.keep_doing("log socket", move || logs::serve(board.clone()));
+        let board = self.board.clone();
+        self.keep_doing("figures", move || figures::run(board.clone()));
         self.duties.spawn_local(report::run(self.board.clone()));
     }
 

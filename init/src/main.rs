@@ -20,6 +20,7 @@ mod console;
 mod containerd;
 mod datagram;
 mod etc;
+mod figures;
 mod handout;
 mod identity;
 mod launch;

@@ -10,6 +10,10 @@ use crate::console;
 
 /// Changes come in bursts; the block is shown when there was none for this long.
 const SETTLE: Duration = Duration::from_millis(400);
+/// Blocks are at least this far apart, whatever happens.
+const APART: Duration = Duration::from_secs(5);
+/// Whose status tells about the cluster rather than about itself.
+const KUBERNETES: &str = "k3sd";
 const RULE: &str = "------------------------------------------------------------------------";
 
 /// Shows the block after every change that matters, for ever. Owned by the main task.
@@ -24,6 +28,7 @@ pub(crate) async fn run(board: Board) {
             if shown.as_ref() != Some(&news) {
                 console::write(&render(&now, since_kernel_start()));
                 shown = Some(news);
+                tokio::time::sleep(APART).await;
             }
         }
         if facts.changed().await.is_err() {
@@ -38,7 +43,11 @@ fn essence(facts: &Facts) -> (bool, Facts) {
     let node_ready = facts.node_ready();
     let mut facts = facts.clone();
     for service in facts.services.values_mut() {
-        service.failures = service.failures.min(1);
+        // A service that goes on failing is shown every time, with its count; what has failed once and runs is not.
+        match &mut service.phase {
+            Phase::Failed { retry_at, .. } => *retry_at = Duration::ZERO,
+            _ => service.failures = service.failures.min(1),
+        }
         service.status = None;
     }
     (node_ready, facts)
@@ -63,13 +72,20 @@ pub(crate) fn render(facts: &Facts, now: Duration) -> String {
     line("address", facts.address.as_deref().unwrap_or("none yet"));
     line("state", facts.state.as_deref().unwrap_or("none yet"));
     for (name, service) in &facts.services {
-        let status = service.status.as_deref().map(|status| format!(": {status}")).unwrap_or_default();
+        let own = service.status.as_deref().filter(|_| *name != KUBERNETES);
+        let status = own.map(|status| format!(": {status}")).unwrap_or_default();
         let failures = match service.failures {
             0 => String::new(),
             1 => ", failed once".to_owned(),
             count => format!(", failed {count} times"),
         };
         line(name, &format!("{}{failures}{status}", phase(&service.phase, now)));
+    }
+    if let Some(k3sd) = facts.services.get(KUBERNETES) {
+        line("kubernetes", k3sd.status.as_deref().unwrap_or("not there yet"));
+    }
+    if let Some(figures) = facts.figures {
+        line("init", &figures.to_string());
     }
     for reason in &facts.maintenance {
         line("maintenance", reason);
@@ -82,7 +98,11 @@ pub(crate) fn render(facts: &Facts, now: Duration) -> String {
             facts.marks.iter().map(|(what, when)| format!("{what} {:.1}s", when.as_secs_f64())).collect();
         line("since start", &marks.join(", "));
     }
-    format!("{RULE}\n  Skerry {}\n{text}{RULE}\n", env!("CARGO_PKG_VERSION"))
+    format!("{RULE}\n  Skerry {}, Linux {}\n{text}{RULE}\n", env!("CARGO_PKG_VERSION"), kernel())
+}
+
+fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 fn phase(phase: &Phase, now: Duration) -> String {
@@ -118,6 +138,17 @@ mod tests {
     }
 
     #[test]
+    fn every_further_failure_is_news_but_the_passing_of_time_is_not() {
+        let with = |failures, retry_at| {
+            let phase = Phase::Failed { reason: "x".to_owned(), retry_at: Duration::from_secs(retry_at) };
+            let service = Service { phase, failures, ..Service::default() };
+            essence(&Facts { services: BTreeMap::from([("k3sd", service)]), ..Facts::default() })
+        };
+        assert!(with(2, 10) != with(3, 10));
+        assert!(with(2, 10) == with(2, 20));
+    }
+
+    #[test]
     fn the_block_tells_role_address_services_and_problems() {
         let containerd = Service { phase: Phase::Ready(Duration::from_millis(1900)), ..Service::default() };
         let k3sd = Service {
@@ -126,7 +157,7 @@ mod tests {
                 retry_at: Duration::from_secs(11),
             },
             failures: 2,
-            ..Service::default()
+            status: Some("node box NotReady, no pods".to_owned()),
         };
         let facts = Facts {
             role: Some(Role::Server),
@@ -142,6 +173,7 @@ mod tests {
             "address      eth0 10.0.2.15/24\n",
             "containerd   ready after 1.9s\n",
             "k3sd         failed (was killed by SIGKILL), next try in 1s, failed 2 times\n",
+            "kubernetes   node box NotReady, no pods\n",
             "problem      attach a disk\n",
         ] {
             assert!(text.contains(expected), "{text}");

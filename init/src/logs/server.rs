@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | `show [source=NAME] [level=LEVEL] [lines=N] [since=SECONDS] [follow]` | kept lines in order; with `follow`, later ones too |
 //! | `sources` | what is kept of whom: name, lines, bytes, lines dropped |
+//! | `figures` | what PID 1 costs, measured over the next ten seconds |
 //! | `status` | the status block of the console, as it is now |
 //! | `help` | this |
 //!
@@ -27,6 +28,7 @@ use super::ring::{Filter, Line};
 use super::{inner, newest};
 use crate::board::{Board, since_kernel_start};
 use crate::config::Level;
+use crate::figures;
 use crate::report;
 
 /// Where the socket is.
@@ -39,13 +41,16 @@ const MAX_COMMAND: u64 = 1 << 10;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Lines taken from the ring at once, so that its whole is never copied.
 const PORTION: usize = 64;
-const HELP: &str = "show [source=NAME] [level=error|warn|info|debug] [lines=N] [since=SECONDS] [follow]\nsources\nstatus\nhelp\n";
+/// How long `figures` measures.
+const WINDOW: Duration = Duration::from_secs(10);
+const HELP: &str = "show [source=NAME] [level=error|warn|info|debug] [lines=N] [since=SECONDS] [follow]\nsources\nfigures\nstatus\nhelp\n";
 
 /// What a client wants.
 #[derive(Debug, PartialEq, Eq)]
 enum Command {
     Show { filter: Filter, lines: Option<usize>, since: Option<Duration>, follow: bool },
     Sources,
+    Figures,
     Status,
     Help,
 }
@@ -84,6 +89,10 @@ async fn talk(stream: UnixStream, board: Board) -> io::Result<()> {
             client.show(&filter, lines, follow).await
         }
         Ok(Command::Sources) => client.write(&sources()).await,
+        Ok(Command::Figures) => {
+            let figures = figures::measure(WINDOW).await?;
+            client.write(&format!("init {figures}\n")).await
+        }
         Ok(Command::Status) => {
             let text = report::render(&board.watch().borrow(), since_kernel_start());
             client.write(&text).await
@@ -185,10 +194,11 @@ fn parse(text: &str) -> Result<Command, String> {
     match words.next() {
         Some("show") => parse_show(words),
         Some("sources") => Ok(Command::Sources),
+        Some("figures") => Ok(Command::Figures),
         Some("status") => Ok(Command::Status),
         None | Some("help") => Ok(Command::Help),
         Some(other) => {
-            Err(format!("there is no command {other:?}; allowed are show, sources, status and help"))
+            Err(format!("there is no command {other:?}; allowed are show, sources, figures, status and help"))
         }
     }
 }
