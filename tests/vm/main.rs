@@ -5,3 +5,4 @@
 //! whose test fails. `docs/testing.md` says how to write one.
 
 mod boot;
+mod supervision;

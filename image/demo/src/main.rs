@@ -5,6 +5,7 @@
 //! | command | what it does |
 //! | --- | --- |
 //! | `demo` or `demo serve [ADDRESS]` | serves pages on ADDRESS (default 0.0.0.0:8080) until SIGTERM |
+//! | `demo cat FILE...` | prints files |
 //! | `demo env` | prints the environment, sorted |
 //! | `demo fetch URL` | prints the body of an `http://` page |
 //! | `demo hostname` | prints the host name |
@@ -26,7 +27,7 @@ const DEFAULT_ADDRESS: &str = "0.0.0.0:8080";
 /// Exit code for a command line that cannot be understood.
 const EXIT_USAGE: u8 = 2;
 
-const USAGE: &str = "usage: demo [serve [ADDRESS] | env | fetch URL | hostname | kill NAME]";
+const USAGE: &str = "usage: demo [serve [ADDRESS] | cat FILE... | env | fetch URL | hostname | kill NAME]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     let result = match arguments.as_slice() {
         [] | ["serve"] => serve::run(DEFAULT_ADDRESS),
         ["serve", address] => serve::run(address),
+        ["cat", files @ ..] => files.iter().try_for_each(|file| cat(file)),
         ["env"] => print(&environment()),
         ["fetch", url] => fetch::get(url).and_then(|body| print(&body)),
         ["hostname"] => print(&format!("{}\n", identity::hostname())),
@@ -59,6 +61,11 @@ fn environment() -> String {
         .collect();
     lines.sort();
     lines.concat()
+}
+
+fn cat(file: &str) -> std::io::Result<()> {
+    let bytes = std::fs::read(file).map_err(|error| std::io::Error::other(format!("{file}: {error}")))?;
+    std::io::stdout().write_all(&bytes)
 }
 
 fn print(text: &str) -> std::io::Result<()> {
