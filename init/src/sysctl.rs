@@ -31,6 +31,8 @@ const KUBERNETES: &[(&str, &str)] = &[
     ("kernel.pid_max", "4194304"),
     ("vm.max_map_count", "262144"),
     ("net.core.somaxconn", "4096"),
+    // Entries of the journal socket that may wait for PID 1; ten, the kernel's default, would hold up k3sd's threads.
+    ("net.unix.max_dgram_qlen", "512"),
     // A cluster has more neighbours than a workstation.
     ("net.ipv4.neigh.default.gc_thresh1", "1024"),
     ("net.ipv4.neigh.default.gc_thresh2", "4096"),

@@ -13,6 +13,7 @@
 //! | [`random`] | `/dev/random`: entropy that counts |
 //! | [`watchdog`] | `/dev/watchdog`: timeout and its reason |
 //! | [`kexec`] | `kexec_file_load(2)` |
+//! | [`memory`] | `madvise(2)`: code that is not needed any more |
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
@@ -20,6 +21,7 @@ pub mod block;
 pub mod clock;
 pub mod dm;
 pub mod kexec;
+pub mod memory;
 pub mod packet;
 pub mod random;
 pub mod watchdog;
