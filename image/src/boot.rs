@@ -44,6 +44,11 @@ pub(crate) fn files(
     if let Some(loader) = loader_path(source, target)? {
         files.insert(target.boot.path.clone(), source::read(&loader)?);
         files.insert("loader/loader.conf".into(), LOADER_CONFIGURATION.into());
+    } else {
+        eprintln!(
+            "warning: the tree has no '{}': the disk will not boot by UEFI",
+            target.boot.loader.display()
+        );
     }
     let letter = slot.letter();
     files.insert(format!("loader/entries/skerry-{letter}.conf"), entry(target, slot).into());

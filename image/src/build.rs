@@ -105,7 +105,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let cache = Cache::open()?;
     let mkfs = find_mkfs(&cache, &manifest, options.refresh)?;
     let source = find_source(&cache, &manifest, &target, options)?;
-    let kernel = Available::scan(source.modules())?;
+    let kernel = Available::scan(source.modules(), matches!(source, Source::Debian(_)))?;
     let parts = Parts {
         manifest: &manifest,
         target: &target,

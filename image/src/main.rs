@@ -17,6 +17,7 @@
 //! | [`initramfs`], [`erofs`] | the two file system images |
 //! | [`boot`], [`partitions`] | the BOOT partition's files, and the image of a whole disk |
 //! | [`identity`], [`sbom`] | what the image says of itself: os-release, and all that it is made from |
+//! | [`flash`] | a disk image onto a disk |
 //! | [`oci`] | container images made from one static binary |
 //! | [`tool`], [`cache`] | programs of another release, and where downloads are kept |
 //! | [`lock`], [`inspect`] | `image.lock`: what went in, and whether the files still are what came out |
@@ -28,6 +29,7 @@ mod cache;
 mod digest;
 mod elf;
 mod erofs;
+mod flash;
 mod identity;
 mod initramfs;
 mod inspect;
@@ -61,12 +63,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Builds kernel, initramfs and root file system from Debian's packages and our binaries
+    /// Builds the disk image, the netboot bundle and their parts from Debian's packages and our binaries
     Build(build::Options),
     /// Builds an OCI image layout (a tar file) from one static binary
     Oci(oci::Options),
-    /// Prints what an image was made from and checks that its files are as they were built
+    /// Prints what an image, a disk, a root file system or an initramfs has in it, and checks that it is as it was built
     Inspect(inspect::Options),
+    /// Writes a disk image to a disk, checks it, and gives it a configuration
+    Flash(flash::Options),
     /// Prints where a build tool is, fetching it into the cache if the host has none
     Tool {
         /// The tool's name in debian.toml
@@ -82,6 +86,7 @@ fn main() -> anyhow::Result<()> {
         Command::Build(options) => build::run(&options),
         Command::Oci(options) => oci::run(&options),
         Command::Inspect(options) => inspect::run(&options),
+        Command::Flash(options) => flash::run(&options),
         Command::Tool { name, refresh } => print_tool(&name, refresh),
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Available {
     /// Compressed file by module name, relative to the directory.
     files: BTreeMap<String, PathBuf>,
     builtin: BTreeSet<String>,
+    /// Whether a name that the kernel does not have is an error, or no more than a warning.
+    complete: bool,
 }
 
 /// The chosen modules.
@@ -49,8 +51,9 @@ struct Info {
 // === impl Available ===
 
 impl Available {
-    /// Looks at an unpacked kernel package. It must have the modules of exactly one release.
-    pub(crate) fn scan(package: &Path) -> anyhow::Result<Self> {
+    /// Looks at an unpacked kernel package. It must have the modules of exactly one release. With `complete` it is
+    /// expected to have every module that will be asked for; a kernel that was configured for one board is not.
+    pub(crate) fn scan(package: &Path, complete: bool) -> anyhow::Result<Self> {
         let parent = package.join("usr/lib/modules");
         let parent = if parent.is_dir() { parent } else { package.join("lib/modules") };
         let releases: Vec<_> = fs::read_dir(&parent)
@@ -68,7 +71,7 @@ impl Available {
             .map(|line| module_name(Path::new(line)))
             .collect();
         let release = release.file_name().to_string_lossy().into_owned();
-        Ok(Self { release, directory, files, builtin })
+        Ok(Self { release, directory, files, builtin, complete })
     }
 
     /// The kernel's release, as `uname -r` will print it.
@@ -86,6 +89,9 @@ impl Available {
     pub(crate) fn select(&self, names: &[String]) -> anyhow::Result<Selection> {
         let mut modules: BTreeMap<String, Module> = BTreeMap::new();
         let mut queue: Vec<String> = names.iter().map(|name| name.replace('-', "_")).collect();
+        if !self.complete {
+            queue.retain(|name| self.builtin.contains(name) || self.files.contains_key(name));
+        }
         while let Some(name) = queue.pop() {
             if modules.contains_key(&name) || self.builtin.contains(&name) {
                 continue;

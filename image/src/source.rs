@@ -74,10 +74,8 @@ impl Source {
         match self {
             Self::Debian(packages) => Ok(find(&packages.packages, package)?.join(relative)),
             Self::Tree { root, .. } => {
-                let found = [relative, relative.strip_prefix("usr").unwrap_or(relative)]
-                    .into_iter()
-                    .map(|relative| root.join(relative))
-                    .find(|path| path.exists());
+                let found =
+                    places(relative).into_iter().map(|place| root.join(place)).find(|path| path.exists());
                 found.with_context(|| {
                     format!(
                         "'{}' has no '{}': select the package '{package}'",
@@ -140,6 +138,19 @@ impl Source {
     }
 }
 
+/// Where a file may be in a tree that was not made by Debian's rules, which decide between `bin` and `sbin` for each.
+fn places(relative: &Path) -> Vec<PathBuf> {
+    let Some((directory, name)) = relative.parent().zip(relative.file_name()) else {
+        return vec![relative.into()];
+    };
+    if ["usr/bin", "usr/sbin"].iter().any(|known| directory == Path::new(known)) {
+        return ["usr/bin", "usr/sbin", "bin", "sbin"]
+            .map(|directory| Path::new(directory).join(name))
+            .into();
+    }
+    vec![relative.into()]
+}
+
 fn find<'a>(packages: &'a [(Package, PathBuf)], name: &str) -> anyhow::Result<&'a Path> {
     packages
         .iter()
@@ -178,7 +189,9 @@ mod tests {
         let kernel = scratch.path().join("bzImage");
         fs::write(&kernel, "x").unwrap();
         let source = Source::tree(scratch.path(), &kernel).unwrap();
-        source.path("nftables", Path::new("/usr/sbin/nft")).unwrap();
+        for path in ["/usr/sbin/nft", "/usr/bin/nft"] {
+            source.path("nftables", Path::new(path)).unwrap();
+        }
         let error = source.path("crun", Path::new("/usr/bin/crun")).unwrap_err().to_string();
         assert!(error.contains("crun"), "{error}");
     }
