@@ -79,7 +79,7 @@ pub(crate) struct Options {
     /// Add a shell for looking around. Not for production
     #[arg(long)]
     debug: bool,
-    /// Compress harder: a tenth smaller, and minutes instead of seconds
+    /// Compress harder: 7 % smaller, and minutes instead of seconds
     #[arg(long)]
     small: bool,
     /// Ask Debian for newer packages even if the lists are fresh

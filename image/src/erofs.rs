@@ -20,8 +20,8 @@ pub(crate) struct Compression(&'static str);
 
 /// What everybody builds while working: packs in seconds.
 pub(crate) const QUICK: Compression = Compression("zstd,3");
-/// What is published: packs in a minute or two.
-pub(crate) const SMALL: Compression = Compression("zstd,12");
+/// What is published: packs in a minute or two. Higher levels take minutes more for next to nothing.
+pub(crate) const SMALL: Compression = Compression("zstd,9");
 
 /// Bytes that are compressed together.
 const CLUSTER_BYTES: u32 = 65536;
