@@ -13,6 +13,7 @@ use std::env;
 use std::path::Path;
 use std::process::ExitCode;
 
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
@@ -56,10 +57,39 @@ fn run(config: Config) -> anyhow::Result<()> {
     outcome
 }
 
+/// Logs to the journal where standard error leads to one, else as text to standard error.
 fn start_logging(debug: bool) {
+    use tracing_subscriber::prelude::*;
     let default = if debug { DEBUG_FILTER } else { DEFAULT_FILTER };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let stream = env::var("JOURNAL_STREAM").unwrap_or_default();
+    let journal = is_stderr(&stream).then(tracing_journald::layer).and_then(Result::ok);
+    match journal.map(|layer| layer.with_priority_mappings(PRIORITIES)) {
+        Some(layer) => tracing_subscriber::registry().with(filter).with(layer).init(),
+        None => {
+            tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_writer(std::io::stderr)
+                .with_ansi(false)
+                .init();
+        }
+    }
+}
+
+/// syslog's names for our levels; the library's own begin one step higher, and would call what is `info` here a notice.
+const PRIORITIES: PriorityMappings = PriorityMappings {
+    error: Priority::Error,
+    warn: Priority::Warning,
+    info: Priority::Informational,
+    debug: Priority::Debug,
+    trace: Priority::Debug,
+};
+
+/// Whether `stream` (`DEVICE:INODE`, as service managers put it into `JOURNAL_STREAM`) is our standard error, which is how a program
+/// tells that what it writes there goes to a journal (systemd.exec(5)).
+fn is_stderr(stream: &str) -> bool {
+    let stat = nix::sys::stat::fstat(std::io::stderr());
+    stat.is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 /// Watches are connections: take as many descriptors as the machine lets us have.
@@ -67,5 +97,18 @@ fn raise_file_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _best_effort = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_standard_error_is_a_journal() {
+        let stat = nix::sys::stat::fstat(std::io::stderr()).unwrap();
+        assert!(is_stderr(&format!("{}:{}", stat.st_dev, stat.st_ino)));
+        assert!(!is_stderr(&format!("{}:{}", stat.st_dev, stat.st_ino + 1)));
+        assert!(!is_stderr(""));
     }
 }

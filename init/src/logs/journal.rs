@@ -146,4 +146,53 @@ mod tests {
         assert_eq!(lines[2], (Level::Info, "last".to_owned()));
         serving.abort();
     }
+
+    /// The library knows no other place than journald's own, so this runs where `/run` is its own.
+    #[test]
+    fn what_tracing_journald_sends_is_understood() {
+        if !nix::unistd::geteuid().is_root() {
+            return eprintln!("skipped: needs root for a place of its own");
+        }
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "logs::journal::tests::library"])
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    #[tokio::test]
+    #[ignore = "started by another test, as a process of its own"]
+    async fn library() {
+        use nix::mount::{MsFlags, mount};
+        use tracing_subscriber::prelude::*;
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        // The library may use another thread's view of the files, so all is done on this one.
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                tokio::task::spawn_local(run());
+                while !Path::new(SOCKET).exists() {
+                    tokio::task::yield_now().await;
+                }
+                let layer = tracing_journald::layer().unwrap().with_syslog_identifier("library".to_owned());
+                let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+                let _span = tracing::info_span!("pod", name = "a").entered();
+                tracing::warn!(target: "kubelet", error = "not there", attempt = 2, "failed to start");
+                tracing::error!(target: "kubelet", "{}", "x".repeat(400 << 10));
+                drop(guard);
+                let all = async {
+                    while kept("journal/library").len() < 2 {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                tokio::time::timeout(Duration::from_secs(5), all).await.unwrap();
+            })
+            .await;
+        let lines = kept("journal/library");
+        let expected = "kubelet: failed to start name=a error=\"not there\" attempt=2";
+        assert_eq!(lines[0], (Level::Warn, expected.to_owned()));
+        assert!(lines[1].0 == Level::Error && lines[1].1.contains("kubelet: xxx"), "a memory file");
+    }
 }
