@@ -14,8 +14,11 @@ use crate::source::Source;
 use crate::target::Target;
 use crate::tree::{Kind, Tree};
 
-/// The demo workload, applied by the node itself on first start.
-const DEMO_MANIFEST: &str = include_str!("../files/demo.yaml");
+/// What k3sd applies on every appliance: the demo workload, and the classes of its container runtimes.
+const MANIFESTS: [(&str, &str); 2] = [
+    ("demo.yaml", include_str!("../files/demo.yaml")),
+    ("runtimes.yaml", include_str!("../files/runtimes.yaml")),
+];
 
 /// Directories that exist only so that something can be mounted on them.
 const MOUNT_POINTS: [&str; 11] =
@@ -166,6 +169,8 @@ fn add_configuration(tree: &mut Tree, kernel: &manifest::Kernel) -> anyhow::Resu
     let modules = kernel.boot.modules.join("\n") + "\n";
     let component = "configuration";
     tree.file(component, Path::new("/usr/lib/modules-load.d/skerry.conf"), modules.as_bytes(), Kind::Data)?;
-    let demo = Path::new("/usr/share/skerry/manifests/demo.yaml");
-    tree.file(component, demo, DEMO_MANIFEST.as_bytes(), Kind::Data)
+    MANIFESTS.iter().try_for_each(|(name, text)| {
+        let path = Path::new("/usr/share/skerry/manifests").join(name);
+        tree.file(component, &path, text.as_bytes(), Kind::Data)
+    })
 }
