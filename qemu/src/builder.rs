@@ -28,8 +28,6 @@ const DEFAULT_CPUS: u32 = 2;
 const KERNEL_WORDS: &str = "loglevel=4 panic=5";
 /// What a machine is when nobody says what it is.
 const IDENTITY_WORDS: &str = "skerry.role=server skerry.hostname=skerry";
-/// How a root without a partition is found.
-const BARE_ROOT_WORDS: &str = "skerry.root=LABEL=skerry-root";
 /// The credential that holds a configuration.
 const CONFIG_CREDENTIAL: &str = "skerry.config";
 /// Where firmware configuration carries credentials (systemd.exec(5)).
@@ -156,7 +154,7 @@ impl Builder {
         self
     }
 
-    /// Size of a disk that is made: of the state's (4 GiB without this), or of the whole disk's copy (the image's own).
+    /// Size of a disk that is made: of the state's (4 GiB without this), or of the whole disk's copy (4 GiB more than the image).
     /// Has no effect on one that is there already.
     pub fn disk_bytes(mut self, bytes: u64) -> Self {
         self.disk_bytes = Some(bytes);
@@ -310,17 +308,11 @@ impl Builder {
     fn words(&self, arch: Arch) -> String {
         let console = format!("console={}", arch.console());
         let mut words = vec![console.as_str(), KERNEL_WORDS];
-        words.extend(self.root_words());
         if !self.configured() {
             words.push(IDENTITY_WORDS);
         }
         words.extend(self.append.iter().map(String::as_str));
         words.join(" ").trim_end().to_owned()
-    }
-
-    /// An image without a disk has a bare root file system, which has to be named.
-    fn root_words(&self) -> Option<&'static str> {
-        (self.start == Start::Kernel && self.image.root().is_some()).then_some(BARE_ROOT_WORDS)
     }
 
     fn boot_from(&self, arch: Arch, words: &str, scratch: &TempDir) -> Result<Boot, Error> {
@@ -352,11 +344,7 @@ impl Builder {
             add(SYSTEM_DRIVE.to_owned(), disk);
         } else {
             if self.start == Start::Kernel {
-                let file = match (&self.system_disk, self.image.root()) {
-                    (Some(path), _) => path.clone(),
-                    (None, Some(path)) => path,
-                    (None, None) => self.image.disk()?,
-                };
+                let file = self.system_disk.clone().map_or_else(|| self.image.disk(), Ok)?;
                 add(SYSTEM_DRIVE.to_owned(), Disk { file, read_only: true });
             }
             if let Some(file) = self.state.prepare(scratch, self.disk_bytes.unwrap_or(STATE_BYTES))? {

@@ -49,7 +49,8 @@ impl State {
         Ok(Some(path))
     }
 
-    /// A copy of the whole disk `image`, of `size` if one is given, if it is not there yet.
+    /// A copy of the whole disk `image`, if it is not there yet: of `size`, or with room for the state of a node after it, as
+    /// on a medium that it is flashed to.
     pub(crate) fn prepare_copy(
         &self,
         scratch: &Path,
@@ -63,7 +64,10 @@ impl State {
         };
         if !file.exists() {
             let partial = file.with_extension("partial");
-            copy(image, &partial, size)
+            fs::metadata(image)
+                .and_then(|image_file| {
+                    copy(image, &partial, Some(size.unwrap_or(image_file.len() + STATE_BYTES)))
+                })
                 .and_then(|()| fs::rename(&partial, &file))
                 .map_err(Error::host(format!("copy '{}' to '{}'", image.display(), file.display())))?;
         }
@@ -145,6 +149,20 @@ mod tests {
         assert_eq!(fs::read(&to).unwrap(), b"disk\0\0");
         copy(&from, &to, Some(2)).unwrap();
         assert_eq!(fs::read(&to).unwrap(), b"di");
+    }
+
+    #[test]
+    fn the_copy_of_a_whole_disk_has_room_for_state_and_is_then_kept() {
+        let scratch = tempfile::tempdir().unwrap();
+        let image = scratch.path().join("image");
+        fs::write(&image, b"disk").unwrap();
+        let state = State::File(scratch.path().join("copy"));
+        let Disk { file, read_only } = state.prepare_copy(scratch.path(), &image, None).unwrap();
+        assert!(!read_only);
+        assert_eq!(fs::metadata(&file).unwrap().len(), 4 + STATE_BYTES);
+        fs::write(&file, b"kept").unwrap();
+        state.prepare_copy(scratch.path(), &image, None).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"kept");
     }
 
     #[test]

@@ -9,7 +9,6 @@ use crate::error::Error;
 const KERNEL: &str = "vmlinuz";
 const INITRAMFS: &str = "initramfs.img";
 const DISK: &str = "disk.img";
-const ROOT: &str = "root.erofs";
 const NETBOOT: &str = "netboot";
 /// The script by which network boots are told kernel, initramfs and command line.
 pub(crate) const NETBOOT_SCRIPT: &str = "boot.ipxe";
@@ -44,13 +43,6 @@ impl Image {
             Self::Directory(directory) => existing(directory.join(DISK)),
             Self::Disk(path) => existing(path.clone()),
         }
-    }
-
-    /// The root file system alone, when the image has no disk that it is on.
-    pub(crate) fn root(&self) -> Option<PathBuf> {
-        let Self::Directory(directory) = self else { return None };
-        let root = directory.join(ROOT);
-        (!directory.join(DISK).is_file() && root.is_file()).then_some(root)
     }
 
     /// Kernel and initramfs that look for the root on a disk.
