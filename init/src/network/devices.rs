@@ -12,6 +12,7 @@ use ipnet::Ipv6Net;
 use node_config::network::Match;
 use rtnetlink::Handle;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{
@@ -93,6 +94,13 @@ impl Devices {
     /// Takes a notification in; whether something we look at has changed.
     fn apply(&mut self, message: RouteNetlinkMessage) -> bool {
         match message {
+            // IPv6 and bridges send link messages of their own family, which tell their part and leave out the rest: a veth without its
+            // kind would look like hardware, and a link that leaves a bridge like one that is gone.
+            RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link)
+                if link.header.interface_family != AddressFamily::Unspec =>
+            {
+                false
+            }
             RouteNetlinkMessage::NewLink(link) => self.put_link(&link),
             RouteNetlinkMessage::DelLink(link) => self.0.remove(&link.header.index).is_some(),
             RouteNetlinkMessage::NewAddress(address) => self.change_address(&address, true),
