@@ -6,6 +6,7 @@
 //! The way of a request body: [`schema::decode_json`] → [`schema::check_types`] → [`schema::prune`] →
 //! [`schema::apply_static_defaults`] → the kind's strategy. Faults become a [`status::Status`].
 
+pub mod apply;
 pub mod convert;
 pub mod cron;
 pub mod kinds;

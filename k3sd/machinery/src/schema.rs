@@ -15,6 +15,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
+pub(crate) use decode::normalize;
 pub use decode::{FieldValidation, check_types, decode_json, prune};
 pub use defaults::apply_static_defaults;
 
@@ -194,6 +195,11 @@ impl<'a> TypeRef<'a> {
     /// Name of the type.
     pub fn name(self) -> &'a str {
         &self.ty().name
+    }
+
+    /// As the type of a value.
+    pub fn value(self) -> ValueRef<'a> {
+        ValueRef { schema: self.schema, shape: Shape::Struct(self.id) }
     }
 
     /// Last part of the name, such as `PodSpec`.

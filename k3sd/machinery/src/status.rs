@@ -198,6 +198,18 @@ impl Status {
         Self::conflict(group, plural, name, detail)
     }
 
+    /// 409: a server-side apply would take fields from others, each of which is a cause.
+    pub fn apply_conflict(causes: Vec<Cause>, message: String) -> Self {
+        let mut status = Self::failure(409, Reason::Conflict, message);
+        status.details.get_or_insert_default().causes = causes;
+        status
+    }
+
+    /// 500 without a reason: what upstream makes of errors that it has no better word for.
+    pub fn unknown_failure(message: impl Into<String>) -> Self {
+        Self { code: 500, reason: None, message: message.into(), details: None }
+    }
+
     /// 422: validation found faults.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: Vec<FieldError>) -> Self {
         let mut texts: Vec<String> = Vec::with_capacity(errors.len());

@@ -53,6 +53,13 @@ pub fn prune(schema: &Schema, type_name: &str, value: &mut Value) -> Vec<String>
     unknown
 }
 
+/// Brings an object of this type into its normal form, as [`prune`] does.
+pub(crate) fn normalize(ty: TypeRef<'_>, value: &mut Value) {
+    if let Some(object) = value.as_object_mut() {
+        prune_struct(ty, object, &Path::Root, &mut Vec::new());
+    }
+}
+
 /// Checks that every known field has the JSON type it should.
 ///
 /// # Errors
