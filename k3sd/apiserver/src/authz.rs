@@ -8,6 +8,7 @@ use http::HeaderMap;
 use machinery::status::Status;
 use percent_encoding::percent_decode_str;
 
+use crate::pipeline::Call;
 use crate::request::{Query, RequestInfo};
 use crate::server::Shared;
 use crate::user::{ANONYMOUS, AUTHENTICATED, MASTERS, UNAUTHENTICATED, UserInfo};
@@ -210,6 +211,12 @@ pub(crate) fn authorize_request(
     }
     let attributes = Attributes::of(info, query);
     if allowed(shared, user, &attributes) { Ok(()) } else { Err(attributes.refused(user)) }
+}
+
+/// Requests that make an object where they could have changed one need leave to create, too.
+pub(crate) fn authorize_creation(call: &Call) -> Result<(), Status> {
+    let creation = Attributes { verb: "create".to_owned(), ..Attributes::of(&call.info, &call.query) };
+    if allowed(&call.shared, &call.user, &creation) { Ok(()) } else { Err(creation.refused(&call.user)) }
 }
 
 /// True if the user may.

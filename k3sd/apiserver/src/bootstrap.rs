@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tracing::{debug, warn};
 
 use crate::cache::Cache;
-use crate::options::WriteOptions;
+use crate::options::{Ownership, WriteOptions};
 use crate::server::{Shared, StartError};
 use crate::user::{MASTERS, UserInfo};
 use crate::verbs::create;
@@ -90,6 +90,11 @@ fn kept_keys(shared: &Shared) -> Vec<(Arc<Cache>, Vec<&'static str>)> {
             cache_of(group, plural).filter(|_| published).map(|cache| (cache, keys.to_vec()))
         })
         .collect()
+}
+
+/// Objects that every cluster has are owned by the server itself.
+fn own_writes() -> WriteOptions {
+    WriteOptions { ownership: Ownership::Manager("kube-apiserver".to_owned()), ..WriteOptions::default() }
 }
 
 /// The identity behind the server's own writes.
@@ -183,7 +188,7 @@ async fn kept(
     let Some(entry) = tables.find_any(group, plural) else { return Ok(()) };
     let user = own_user();
     let target = Target { entry, user: &user, namespace, name: &name, subresource: "" };
-    let options = WriteOptions::default();
+    let options = own_writes();
     let changed = update::change(shared, target, &options, |current| {
         let mut next = current.clone();
         for field in fields {
@@ -241,5 +246,5 @@ async fn write(
     let tables = shared.registry.tables();
     let entry = tables.find_any(group, plural).ok_or_else(Status::unknown_path)?;
     let user = own_user();
-    create::create(shared, entry, &user, namespace, object, &WriteOptions::default()).await.map(drop)
+    create::create(shared, entry, &user, namespace, object, &own_writes()).await.map(drop)
 }

@@ -8,7 +8,7 @@ use machinery::schema::{self, FieldValidation};
 use machinery::status::Status;
 use serde_json::Value;
 
-use crate::errors;
+use crate::{errors, managed_fields};
 
 /// A decoded object and the warnings that decoding gave.
 #[derive(Debug)]
@@ -71,14 +71,18 @@ pub(crate) fn parse(
         "application/json" => schema::decode_json(bytes).map_err(|error| {
             Status::bad_request(format!("couldn't get version/kind; json parse error: {error}"))
         }),
-        "application/yaml" | "application/x-yaml" | "text/yaml" => serde_yaml_ng::from_slice(bytes)
-            .map(|value| (value, Vec::new()))
+        "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(bytes)
             .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}"))),
         protobuf::MEDIA_TYPE => protobuf::decode(bytes, expected)
             .map(|value| (value, Vec::new()))
             .map_err(|error| Status::bad_request(errors::chain(&error))),
         _ => Err(Status::unsupported_media_type(&MEDIA_TYPES)),
     }
+}
+
+/// Read YAML, of which JSON is a part. Also returns the messages about repeated fields.
+pub(crate) fn yaml(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_yaml_ng::Error> {
+    schema::decode_from(serde_yaml_ng::Deserializer::from_slice(bytes))
 }
 
 /// Decode a body as the expected kind.
@@ -130,6 +134,7 @@ pub(crate) fn conform(
     if patch::deeper_than(object, patch::MAX_DEPTH) {
         return Err(Status::bad_request(format!("exceeded max depth {}", patch::MAX_DEPTH)));
     }
+    managed_fields::keep_reset(object);
     let table = schema::builtin();
     schema::check_types(table, &expected.type_name, object)
         // Upstream's decoder stops at the first.

@@ -27,6 +27,7 @@ mod decode;
 mod discovery;
 mod errors;
 mod kubelet;
+mod managed_fields;
 mod metadata;
 mod metrics;
 pub mod names;

@@ -5,6 +5,7 @@ use machinery::meta;
 use machinery::status::{FieldError, Status};
 use serde_json::{Map, Value};
 
+use crate::managed_fields;
 use crate::names;
 use crate::registry::Entry;
 
@@ -43,14 +44,9 @@ pub(crate) fn prepare_create(entry: &Entry, object: &mut Value) -> Result<(), St
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
     }
     let fields = meta::metadata_mut(object);
-    for field in [
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "selfLink",
-        "managedFields",
-        "resourceVersion",
-        "generation",
-    ] {
+    for field in
+        ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation"]
+    {
         fields.remove(field);
     }
     meta::set_uid(object, &meta::new_uid());
@@ -83,7 +79,6 @@ pub(crate) fn prepare_update(object: &mut Value, old: &Value) {
         };
     }
     fields.remove("selfLink");
-    fields.remove("managedFields");
 }
 
 /// Count a change outside metadata and status.
@@ -119,6 +114,7 @@ pub(crate) fn validate(entry: &Entry, object: &Value) -> Vec<FieldError> {
         }
     }
     validate_owners(object, &mut errors);
+    errors.extend(managed_fields::validate(object));
     errors
 }
 

@@ -1,53 +1,124 @@
 //! Options of the verbs, from the query and (for deletes) the body.
 
-use machinery::schema::FieldValidation;
-use machinery::selector::{FieldSelector, LabelSelector};
-use machinery::status::Status;
-use serde_json::Value;
 use std::time::Duration;
 
+use machinery::apply::managed;
+use machinery::schema::FieldValidation;
+use machinery::selector::{FieldSelector, LabelSelector};
+use machinery::status::{FieldError, Status};
+use serde_json::Value;
+
+use crate::pipeline::Call;
 use crate::request::Query;
 
 /// Create, update and patch options.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct WriteOptions {
     pub dry_run: bool,
     pub validation: FieldValidation,
+    pub ownership: Ownership,
 }
 
-impl Default for WriteOptions {
-    fn default() -> Self {
-        Self { dry_run: false, validation: FieldValidation::Warn }
+/// How a write keeps the object's `managedFields`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Ownership {
+    /// As they are: the server itself writes on somebody's behalf.
+    #[default]
+    Keep,
+    /// This manager owns what changes.
+    Manager(String),
+    /// The object brings them along, as a server-side apply has made them.
+    Given,
+}
+
+/// What kind of write the options are for. Upstream has a type for each, and its name in messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Write {
+    Create,
+    Update,
+    Patch,
+    Apply,
+}
+
+impl Write {
+    fn options(self) -> &'static str {
+        match self {
+            Self::Create => "CreateOptions",
+            Self::Update => "UpdateOptions",
+            Self::Patch | Self::Apply => "PatchOptions",
+        }
     }
 }
 
 impl WriteOptions {
-    pub(crate) fn parse(query: &Query) -> Result<Self, Status> {
+    /// The options of a request whose writer is remembered as the owner of what it writes.
+    pub(crate) fn of(call: &Call, write: Write) -> Result<Self, Status> {
+        let options = Self::parse(&call.query, write)?;
+        let manager = call.query.get("fieldManager").map_or_else(|| default_manager(call), str::to_owned);
+        let ownership = if write == Write::Apply { Ownership::Given } else { Ownership::Manager(manager) };
+        Ok(Self { ownership, ..options })
+    }
+
+    /// The options of a request that writes nothing, or not as its caller.
+    pub(crate) fn parse(query: &Query, write: Write) -> Result<Self, Status> {
+        let mut faults = Vec::new();
+        let manager = query.get("fieldManager").unwrap_or_default();
+        if write == Write::Apply && manager.is_empty() {
+            faults.push(FieldError::required("fieldManager", "is required for apply patch"));
+        }
+        if write == Write::Patch && query.get("force").is_some() {
+            faults.push(FieldError::forbidden("force", "may not be specified for non-apply patch"));
+        }
+        faults.extend(manager_faults("fieldManager", manager));
+        let dry_run = dry_run(query.all("dryRun"), &mut faults);
         let validation = match query.get("fieldValidation") {
             None | Some("Warn") => FieldValidation::Warn,
             Some("Strict") => FieldValidation::Strict,
             Some("Ignore") => FieldValidation::Ignore,
             Some(other) => {
-                return Err(Status::bad_request(format!(
-                    "fieldValidation: Unsupported value: \"{other}\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""
-                )));
+                let known = ["", "Ignore", "Strict", "Warn"];
+                faults.push(FieldError::not_supported("fieldValidation", other, &known));
+                FieldValidation::Warn
             }
         };
-        Ok(Self { dry_run: dry_run(query.all("dryRun"))?, validation })
+        if !faults.is_empty() {
+            return Err(Status::invalid("meta.k8s.io", write.options(), "", faults));
+        }
+        Ok(Self { dry_run, validation, ownership: Ownership::Keep })
     }
 }
 
-fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
+/// What is wrong with the name of a field manager.
+pub(crate) fn manager_faults(path: &str, name: &str) -> Vec<FieldError> {
+    let mut faults = Vec::new();
+    if name.len() > managed::MANAGER_MAX_BYTES {
+        faults.push(FieldError::too_long(path, managed::MANAGER_MAX_BYTES));
+    }
+    faults.extend(managed::unprintable(name).into_iter().map(|fault| FieldError::invalid(path, name, fault)));
+    faults
+}
+
+/// The manager of a request that names none: the program that makes it. Components of this process send no `User-Agent`, but are
+/// who they are.
+fn default_manager(call: &Call) -> String {
+    let agent = call.headers.get(http::header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    match (agent, call.user.name.strip_prefix("system:")) {
+        (Some(agent), _) => managed::manager_from_user_agent(agent),
+        (None, Some(name)) if name.starts_with("node:") => "kubelet".to_owned(),
+        (None, Some(name)) => managed::manager_from_user_agent(name),
+        (None, None) => String::new(),
+    }
+}
+
+fn dry_run<'a>(values: impl Iterator<Item = &'a str>, faults: &mut Vec<FieldError>) -> bool {
     let mut dry = false;
     for value in values.filter(|value| !value.is_empty()) {
         if value != "All" {
-            return Err(Status::bad_request(format!(
-                "dryRun: Unsupported value: \"{value}\": supported values: \"All\""
-            )));
+            faults.push(FieldError::not_supported("dryRun", value, &["All"]));
         }
         dry = true;
     }
-    Ok(dry)
+    dry
 }
 
 /// How fresh a read must be.
@@ -173,39 +244,46 @@ pub(crate) struct DeleteOptions {
 impl DeleteOptions {
     /// From the body when there is one, else from the query.
     pub(crate) fn parse(query: &Query, body: Option<&Value>) -> Result<Self, Status> {
+        let mut faults = Vec::new();
         let mut options = Self {
-            dry_run: dry_run(query.all("dryRun"))?,
+            dry_run: dry_run(query.all("dryRun"), &mut faults),
             grace_seconds: number(query, "gracePeriodSeconds")?,
-            propagation: query.get("propagationPolicy").map(propagation).transpose()?,
             orphan_dependents: query.get("orphanDependents").map(|value| value == "true"),
             ..Self::default()
         };
-        let Some(body) = body else { return options.checked() };
-        let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-        if let Some(values) = body.get("dryRun").and_then(Value::as_array) {
-            options.dry_run |= dry_run(values.iter().filter_map(Value::as_str))?;
+        let mut policy = query.get("propagationPolicy").map(str::to_owned);
+        if let Some(body) = body {
+            options.take_body(body, &mut policy, &mut faults);
         }
-        if let Some(seconds) = body.get("gracePeriodSeconds").and_then(Value::as_i64) {
-            options.grace_seconds = Some(seconds);
+        options.propagation = policy.and_then(|text| propagation(&text, &mut faults));
+        if options.orphan_dependents.is_some() && options.propagation.is_some() {
+            let detail = "orphanDependents and deletionPropagation cannot be both set";
+            let policy = options.propagation.map(|policy| format!("{policy:?}")).unwrap_or_default();
+            faults.push(FieldError::invalid("propagationPolicy", policy, detail));
         }
-        if let Some(policy) = text("/propagationPolicy") {
-            options.propagation = Some(propagation(&policy)?);
+        if faults.is_empty() {
+            Ok(options)
+        } else {
+            Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", faults))
         }
-        if let Some(orphan) = body.get("orphanDependents").and_then(Value::as_bool) {
-            options.orphan_dependents = Some(orphan);
-        }
-        options.uid = text("/preconditions/uid");
-        options.resource_version = text("/preconditions/resourceVersion");
-        options.checked()
     }
 
-    fn checked(self) -> Result<Self, Status> {
-        if self.orphan_dependents.is_some() && self.propagation.is_some() {
-            return Err(Status::bad_request(
-                "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Invalid value: orphanDependents and deletionPropagation cannot be both set",
-            ));
+    fn take_body(&mut self, body: &Value, policy: &mut Option<String>, faults: &mut Vec<FieldError>) {
+        let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        if let Some(values) = body.get("dryRun").and_then(Value::as_array) {
+            self.dry_run |= dry_run(values.iter().filter_map(Value::as_str), faults);
         }
-        Ok(self)
+        if let Some(seconds) = body.get("gracePeriodSeconds").and_then(Value::as_i64) {
+            self.grace_seconds = Some(seconds);
+        }
+        if let Some(given) = text("/propagationPolicy") {
+            *policy = Some(given);
+        }
+        if let Some(orphan) = body.get("orphanDependents").and_then(Value::as_bool) {
+            self.orphan_dependents = Some(orphan);
+        }
+        self.uid = text("/preconditions/uid");
+        self.resource_version = text("/preconditions/resourceVersion");
     }
 
     /// The policy after the deprecated option is taken into account.
@@ -218,13 +296,15 @@ impl DeleteOptions {
     }
 }
 
-fn propagation(text: &str) -> Result<Propagation, Status> {
+fn propagation(text: &str, faults: &mut Vec<FieldError>) -> Option<Propagation> {
     match text {
-        "Orphan" => Ok(Propagation::Orphan),
-        "Background" => Ok(Propagation::Background),
-        "Foreground" => Ok(Propagation::Foreground),
-        other => Err(Status::bad_request(format!(
-            "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"{other}\": supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
-        ))),
+        "Orphan" => Some(Propagation::Orphan),
+        "Background" => Some(Propagation::Background),
+        "Foreground" => Some(Propagation::Foreground),
+        other => {
+            let known = ["Foreground", "Background", "Orphan", "nil"];
+            faults.push(FieldError::not_supported("propagationPolicy", other, &known));
+            None
+        }
     }
 }

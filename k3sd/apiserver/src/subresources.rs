@@ -6,12 +6,13 @@ use machinery::status::Status;
 use serde_json::Value;
 
 use crate::decode::{self, Expected};
-use crate::options::WriteOptions;
+use crate::managed_fields::{self, Application};
+use crate::options::{Ownership, Write, WriteOptions};
 use crate::pipeline::Call;
 use crate::respond::{self, Response};
-use crate::verbs::get;
 use crate::verbs::patch::{self, Patch};
 use crate::verbs::update::{self, Target};
+use crate::verbs::{apply, get};
 use crate::{negotiate, present};
 
 mod binding;
@@ -72,33 +73,35 @@ fn carried(subresource: &str) -> Option<&'static str> {
 /// Change the one field of the object that the subresource stands for.
 async fn partial(mut call: Call, pointer: &'static str) -> Result<Response, Status> {
     let accepted = negotiate::accept(&call.headers)?;
-    let options = WriteOptions::parse(&call.query)?;
-    let body = call.read_body().await?;
-    let media_type = negotiate::content_type(&call.headers);
+    let sent = Sent::read(&mut call).await?;
     let expected = Expected::of(&call.entry.resource);
-    let mut warnings = Vec::new();
-    let source = if call.info.verb == "patch" {
-        Source::Patch(Patch::parse(&body, &media_type)?)
-    } else {
-        let decoded = decode::decode(&body, &media_type, &expected, options.validation)?;
-        warnings = decoded.warnings;
-        Source::Object(decoded.object)
-    };
-    let mut written = update::change(&call.shared, Target::of(&call), &options, |current| {
-        let mut sent = match &source {
+    let mut warnings = sent.warnings;
+    let mut written = update::change(&call.shared, Target::of(&call), &sent.options, |current| {
+        let mut wanted = match &sent.source {
             Source::Object(object) => object.clone(),
             Source::Patch(patch) => {
                 let mut object = current.clone();
                 patch.apply(&expected.type_name, &mut object)?;
-                warnings = decode::conform(&mut object, Vec::new(), &expected, options.validation)?;
+                warnings = decode::conform(&mut object, Vec::new(), &expected, sent.options.validation)?;
+                patch::unchanged_version(&mut object, current);
+                object
+            }
+            Source::Application(application) => {
+                let resource = &call.entry.resource;
+                let mut object =
+                    managed_fields::apply(resource, &call.info.subresource, Some(current), application)?;
+                decode::conform(&mut object, Vec::new(), &expected, sent.options.validation)?;
                 patch::unchanged_version(&mut object, current);
                 object
             }
         };
         let mut object = current.clone();
-        let value = sent.pointer_mut(pointer).map(Value::take);
+        let value = wanted.pointer_mut(pointer).map(Value::take);
         put(&mut object, pointer, value);
-        meta::set_resource_version(&mut object, meta::resource_version(&sent));
+        meta::set_resource_version(&mut object, meta::resource_version(&wanted));
+        if sent.options.ownership == Ownership::Given {
+            managed_fields::put(&mut object, managed_fields::entries(&wanted).cloned());
+        }
         Ok(object)
     })
     .await?;
@@ -108,9 +111,48 @@ async fn partial(mut call: Call, pointer: &'static str) -> Result<Response, Stat
     Ok(response)
 }
 
+/// What an update or patch of a subresource sends.
+struct Sent {
+    options: WriteOptions,
+    source: Source,
+    warnings: Vec<String>,
+}
+
 enum Source {
     Object(Value),
     Patch(Patch),
+    Application(Application),
+}
+
+impl Sent {
+    async fn read(call: &mut Call) -> Result<Self, Status> {
+        let expected = Expected::of(&call.entry.resource);
+        Self::read_as(call, &expected).await
+    }
+
+    /// Read a body that describes another kind than the resource's.
+    async fn read_as(call: &mut Call, expected: &Expected) -> Result<Self, Status> {
+        let media_type = negotiate::content_type(&call.headers);
+        let write = match (call.info.verb, media_type.as_str()) {
+            ("patch", apply::MEDIA_TYPE) => Write::Apply,
+            ("patch", _) => Write::Patch,
+            _ => Write::Update,
+        };
+        let options = WriteOptions::of(call, write)?;
+        let body = call.read_body().await?;
+        let (source, warnings) = match write {
+            Write::Apply => {
+                let (application, warnings) = apply::parse(call, &body, expected, options.validation)?;
+                (Source::Application(application), warnings)
+            }
+            Write::Patch => (Source::Patch(Patch::parse(&body, &media_type)?), Vec::new()),
+            Write::Create | Write::Update => {
+                let decoded = decode::decode(&body, &media_type, expected, options.validation)?;
+                (Source::Object(decoded.object), decoded.warnings)
+            }
+        };
+        Ok(Self { options, source, warnings })
+    }
 }
 
 /// Set or remove a field two levels down.

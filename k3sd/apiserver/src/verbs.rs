@@ -8,6 +8,7 @@ use crate::pipeline::Call;
 use crate::respond::Response;
 use crate::subresources::{self, component_status};
 
+pub(crate) mod apply;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod delete_collection;

@@ -481,7 +481,7 @@ fn without_managed_fields(object: &Value) -> (Value, Managed) {
         .get_mut("metadata")
         .and_then(Value::as_object_mut)
         .and_then(|metadata| metadata.remove("managedFields"));
-    let managed = Managed::decode(entries.as_ref()).unwrap_or_default();
+    let managed = Managed::decode(entries).unwrap_or_default();
     (object, managed)
 }
 

@@ -16,7 +16,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 pub(crate) use decode::normalize;
-pub use decode::{FieldValidation, check_types, decode_json, prune};
+pub use decode::{FieldValidation, check_types, decode_from, decode_json, prune};
 pub use defaults::apply_static_defaults;
 
 /// Text of a name: borrowed from the embedded tables for built-in types.

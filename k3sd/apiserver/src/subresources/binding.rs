@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 
 use crate::decode::{self, Expected};
 use crate::negotiate;
-use crate::options::WriteOptions;
+use crate::options::{Write, WriteOptions};
 use crate::pipeline::Call;
 use crate::respond::{self, Response};
 use crate::verbs::update::{self, Target};
 
 pub(super) async fn run(mut call: Call) -> Result<Response, Status> {
     let accepted = negotiate::accept(&call.headers)?;
-    let options = WriteOptions::parse(&call.query)?;
+    let options = WriteOptions::parse(&call.query, Write::Create)?;
     let body = call.read_body().await?;
     let expected = Expected::named("v1", "Binding", "api.core.v1.Binding");
     let media_type = negotiate::content_type(&call.headers);

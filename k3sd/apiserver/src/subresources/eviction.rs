@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::decode::{self, Expected};
 use crate::negotiate;
-use crate::options::{DeleteOptions, WriteOptions};
+use crate::options::{DeleteOptions, Write, WriteOptions};
 use crate::pipeline::Call;
 use crate::respond::{self, Response};
 use crate::verbs::delete;
@@ -18,7 +18,7 @@ const DISRUPTION_RETRY_SECONDS: u32 = 10;
 
 pub(super) async fn run(mut call: Call) -> Result<Response, Status> {
     let accepted = negotiate::accept(&call.headers)?;
-    let options = WriteOptions::parse(&call.query)?;
+    let options = WriteOptions::parse(&call.query, Write::Create)?;
     let body = call.read_body().await?;
     let expected = Expected::named("policy/v1", "Eviction", "api.policy.v1.Eviction");
     let media_type = negotiate::content_type(&call.headers);

@@ -8,11 +8,15 @@ use serde_json::{Value, json};
 
 use crate::decode::{self, Expected};
 use crate::negotiate;
-use crate::options::WriteOptions;
+use crate::options::{Ownership, WriteOptions};
 use crate::pipeline::Call;
 use crate::respond::{self, Response};
-use crate::verbs::patch::{self, Patch};
+use crate::verbs::patch;
 use crate::verbs::update::{self, Current, Target};
+
+use super::{Sent, Source};
+
+mod owners;
 
 pub(super) async fn run(mut call: Call) -> Result<Response, Status> {
     let accepted = negotiate::accept(&call.headers)?;
@@ -21,31 +25,39 @@ pub(super) async fn run(mut call: Call) -> Result<Response, Status> {
         let current = Current::read(&call.shared, &Target::of(&call)).await?;
         return Ok(respond::value(StatusCode::OK, accepted.encoding, &scale_of(&current.object)));
     }
-    let options = WriteOptions::parse(&call.query)?;
-    let body = call.read_body().await?;
-    let media_type = negotiate::content_type(&call.headers);
-    let mut warnings = Vec::new();
-    let (mut sent, mut patch) = (Value::Null, None);
-    if call.info.verb == "patch" {
-        patch = Some(Patch::parse(&body, &media_type)?);
-    } else {
-        let decoded = decode::decode(&body, &media_type, &expected, options.validation)?;
-        warnings = decoded.warnings;
-        sent = decoded.object;
-    }
+    let sent = Sent::read_as(&mut call, &expected).await?;
+    let mut warnings = sent.warnings;
+    // The entries are made here, from those of the scale.
+    let options = WriteOptions { ownership: Ownership::Given, ..sent.options.clone() };
     let written = update::change(&call.shared, Target::of(&call), &options, |current| {
-        let scale = match &patch {
-            None => sent.clone(),
-            Some(patch) => {
+        let (scale, owners) = match &sent.source {
+            Source::Object(scale) => (scale.clone(), None),
+            Source::Patch(patch) => {
                 let before = scale_of(current);
                 let mut scale = before.clone();
                 patch.apply(&expected.type_name, &mut scale)?;
                 warnings = decode::conform(&mut scale, Vec::new(), &expected, options.validation)?;
                 patch::unchanged_version(&mut scale, &before);
-                scale
+                (scale, None)
+            }
+            Source::Application(application) => {
+                let before = scale_of(current);
+                let (mut scale, owners) = owners::apply(current, &before, application)?;
+                decode::conform(&mut scale, Vec::new(), &expected, options.validation)?;
+                patch::unchanged_version(&mut scale, &before);
+                (scale, Some(owners))
             }
         };
-        rescaled(current, scale, call.info.name.as_str())
+        let mut object = rescaled(current, scale, call.info.name.as_str())?;
+        match (owners, &sent.options.ownership) {
+            (Some(owners), _) => owners::adopt(&call.entry.resource, &mut object, owners),
+            (None, Ownership::Manager(manager)) => {
+                let owners = owners::update(current, &scale_of(current), &scale_of(&object), manager);
+                owners::adopt(&call.entry.resource, &mut object, owners);
+            }
+            _ => {}
+        }
+        Ok(object)
     })
     .await?;
     let object: Value = serde_json::from_slice(&written.bytes).map_err(Status::internal)?;

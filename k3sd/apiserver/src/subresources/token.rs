@@ -11,7 +11,7 @@ use crate::admission::{Operation, Review};
 use crate::authn::token::{Bound, Claims};
 use crate::decode::{self, Expected};
 use crate::negotiate;
-use crate::options::WriteOptions;
+use crate::options::{Write, WriteOptions};
 use crate::pipeline::Call;
 use crate::respond::{self, Response};
 use crate::verbs::update::{Current, Target};
@@ -26,7 +26,7 @@ const EXTENDED_SECONDS: i64 = 365 * 24 * 3600;
 
 pub(super) async fn run(mut call: Call) -> Result<Response, Status> {
     let accepted = negotiate::accept(&call.headers)?;
-    let options = WriteOptions::parse(&call.query)?;
+    let options = WriteOptions::parse(&call.query, Write::Create)?;
     let body = call.read_body().await?;
     let expected =
         Expected::named("authentication.k8s.io/v1", "TokenRequest", "api.authentication.v1.TokenRequest");

@@ -9,14 +9,14 @@ use serde_json::Value;
 
 use crate::admission::{Operation, Review};
 use crate::decode::{self, Expected};
-use crate::options::WriteOptions;
+use crate::options::{Write, WriteOptions};
 use crate::pipeline::Call;
 use crate::registry::Entry;
 use crate::respond::{self, Response};
 use crate::server::Shared;
 use crate::strategy::Context;
 use crate::user::UserInfo;
-use crate::{codec, errors, metadata, negotiate, present};
+use crate::{codec, errors, managed_fields, metadata, negotiate, present};
 
 /// Tries to find a free name for `generateName`, as many as upstream makes.
 const NAME_ATTEMPTS: usize = 8;
@@ -33,7 +33,7 @@ pub(crate) struct Written {
 
 pub(crate) async fn run(mut call: Call) -> Result<Response, Status> {
     let accepted = negotiate::accept(&call.headers)?;
-    let options = WriteOptions::parse(&call.query)?;
+    let options = WriteOptions::of(&call, Write::Create)?;
     let body = call.read_body().await?;
     let media_type = negotiate::content_type(&call.headers);
     let expected = Expected::of(&call.entry.resource);
@@ -61,6 +61,7 @@ pub(crate) async fn create(
     metadata::prepare_create(entry, &mut object)?;
     let cx = shared.context(entry, user, namespace, "", options.dry_run);
     apply_defaults(entry, &mut object);
+    managed_fields::track(entry, &options.ownership, "", &mut object, None);
     let name = meta::name(&object).to_owned();
     let review = Review { cx: &cx, operation: Operation::Create, name: &name, old: None };
     shared.admission.mutate(&review, &mut object).await?;

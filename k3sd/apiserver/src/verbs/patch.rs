@@ -1,4 +1,4 @@
-//! PATCH an object: JSON patch, merge patch, strategic merge patch.
+//! PATCH an object: JSON patch, merge patch, strategic merge patch. Configurations to apply go to `apply.rs`.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -8,9 +8,10 @@ use machinery::status::Status;
 use serde_json::Value;
 
 use crate::decode::{self, Expected};
-use crate::options::WriteOptions;
+use crate::options::{Write, WriteOptions};
 use crate::pipeline::Call;
 use crate::respond::{self, Response};
+use crate::verbs::apply;
 use crate::verbs::update::{self, Target};
 use crate::{negotiate, present};
 
@@ -40,7 +41,7 @@ impl Patch {
             JSON => Kind::Json,
             MERGE => Kind::Merge,
             STRATEGIC => Kind::Strategic,
-            _ => return Err(Status::unsupported_media_type(&[JSON, MERGE, STRATEGIC])),
+            _ => return Err(Status::unsupported_media_type(&[JSON, MERGE, STRATEGIC, apply::MEDIA_TYPE])),
         };
         let document = serde_json::from_slice(body)
             .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
@@ -65,10 +66,14 @@ impl Patch {
 }
 
 pub(crate) async fn run(mut call: Call) -> Result<Response, Status> {
+    let media_type = negotiate::content_type(&call.headers);
+    if media_type == apply::MEDIA_TYPE {
+        return apply::run(call).await;
+    }
     let accepted = negotiate::accept(&call.headers)?;
-    let options = WriteOptions::parse(&call.query)?;
+    let options = WriteOptions::of(&call, Write::Patch)?;
     let body = call.read_body().await?;
-    let patch = Patch::parse(&body, &negotiate::content_type(&call.headers))?;
+    let patch = Patch::parse(&body, &media_type)?;
     let expected = Expected::of(&call.entry.resource);
     let mut warnings = Vec::new();
     let mut written = update::change(&call.shared, Target::of(&call), &options, |current| {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::admission::{Operation, Review};
 use crate::cache::Object;
 use crate::decode::{self, Expected};
-use crate::options::WriteOptions;
+use crate::options::{Ownership, Write, WriteOptions};
 use crate::pipeline::Call;
 use crate::registry::Entry;
 use crate::respond::{self, Response};
@@ -20,7 +20,7 @@ use crate::server::Shared;
 use crate::strategy::Context;
 use crate::user::UserInfo;
 use crate::verbs::create::{self, Written};
-use crate::{codec, errors, metadata, negotiate, present};
+use crate::{authz, codec, errors, managed_fields, metadata, negotiate, present};
 
 /// Tries before giving up on an object that others keep changing.
 const ATTEMPTS: usize = 50;
@@ -58,7 +58,7 @@ impl<'a> Target<'a> {
 
 pub(crate) async fn run(mut call: Call) -> Result<Response, Status> {
     let accepted = negotiate::accept(&call.headers)?;
-    let options = WriteOptions::parse(&call.query)?;
+    let options = WriteOptions::of(&call, Write::Update)?;
     let body = call.read_body().await?;
     let media_type = negotiate::content_type(&call.headers);
     let expected = Expected::of(&call.entry.resource);
@@ -72,6 +72,7 @@ pub(crate) async fn run(mut call: Call) -> Result<Response, Status> {
     };
     let mut written = match change(&call.shared, target, &options, sent_again).await {
         Err(status) if status.code == 404 && may_create(&target, &sent) => {
+            authz::authorize_creation(&call)?;
             create::create(&call.shared, &call.entry, &call.user, &call.info.namespace, sent, &options)
                 .await?
         }
@@ -175,8 +176,9 @@ pub(crate) async fn change(
         check_preconditions(&target, &object, &current)?;
         let insisted =
             matches!(meta::resource_version(&object), version if !version.is_empty() && version != "0");
-        let (object, reservation, warnings) = prepare(shared, &cx, &target, object, &current.object).await?;
-        if object == current.object {
+        let (object, reservation, warnings) =
+            prepare(shared, &cx, &target, &options.ownership, object, &current.object).await?;
+        if is_same(&options.ownership, &object, &current.object) {
             return Ok(Written { bytes: current.bytes, warnings, created: false });
         }
         if options.dry_run {
@@ -200,6 +202,12 @@ pub(crate) async fn change(
     Err(errors::modified(&entry.resource, target.name))
 }
 
+/// True if there is nothing to write. An apply dates its entry anew even if it changes nothing.
+fn is_same(ownership: &Ownership, object: &Value, current: &Value) -> bool {
+    object == current
+        || (*ownership == Ownership::Given && managed_fields::same_but_for_times(object, current))
+}
+
 /// `resourceVersion` and `uid` in the object are what the user saw; both must still be so.
 fn check_preconditions(target: &Target<'_>, object: &Value, current: &Current) -> Result<(), Status> {
     let uid = meta::uid(object);
@@ -221,6 +229,7 @@ async fn prepare(
     shared: &Shared,
     cx: &Context<'_>,
     target: &Target<'_>,
+    ownership: &Ownership,
     mut object: Value,
     old: &Value,
 ) -> Result<(Value, crate::allocator::Reservation, Vec<String>), Status> {
@@ -235,6 +244,7 @@ async fn prepare(
         copy_field(&mut object, old, "status");
     }
     create::apply_defaults(entry, &mut object);
+    managed_fields::track(entry, ownership, target.subresource, &mut object, Some(old));
     let review = Review { cx, operation: Operation::Update, name: target.name, old: Some(old) };
     shared.admission.mutate(&review, &mut object).await?;
     let reservation = if status {

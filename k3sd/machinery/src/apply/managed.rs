@@ -110,31 +110,29 @@ impl Entry {
         self.fields.as_object().is_none_or(Map::is_empty)
     }
 
-    fn decode(at: usize, entry: &Value) -> Result<Self, ManagedError> {
-        let text = |field: &str| entry.get(field).and_then(Value::as_str).unwrap_or_default();
-        let operation = match text("operation") {
+    fn decode(at: usize, mut entry: Value) -> Result<Self, ManagedError> {
+        let mut text = |field: &str| match entry.get_mut(field).map(Value::take) {
+            Some(Value::String(text)) => text,
+            _ => String::new(),
+        };
+        let operation = match text("operation").as_str() {
             "Apply" => Operation::Apply,
             "Update" => Operation::Update,
             _ => return Err(ManagedError::Operation),
         };
-        if text("apiVersion").is_empty() {
+        let api_version = text("apiVersion");
+        if api_version.is_empty() {
             return Err(ManagedError::ApiVersion);
         }
-        match text("fieldsType") {
+        match text("fieldsType").as_str() {
             FIELDS_V1 => {}
             "" => return Err(ManagedError::NoFieldsType(at)),
             other => return Err(ManagedError::FieldsType(at, other.to_owned())),
         }
-        Ok(Self {
-            manager: Manager {
-                name: text("manager").to_owned(),
-                operation,
-                subresource: text("subresource").to_owned(),
-            },
-            api_version: text("apiVersion").to_owned(),
-            time: text("time").to_owned(),
-            fields: entry.get("fieldsV1").cloned().unwrap_or_else(|| json!({})),
-        })
+        let manager = Manager { name: text("manager"), operation, subresource: text("subresource") };
+        let time = text("time");
+        let fields = entry.get_mut("fieldsV1").map_or_else(|| json!({}), Value::take);
+        Ok(Self { manager, api_version, time, fields })
     }
 
     fn encode(self) -> Value {
@@ -160,9 +158,10 @@ impl Managed {
     ///
     /// # Errors
     /// One of them means nothing. Field sets are not looked into.
-    pub fn decode(entries: Option<&Value>) -> Result<Self, ManagedError> {
-        let mut managed = Self::default();
-        for (at, entry) in entries.and_then(Value::as_array).into_iter().flatten().enumerate() {
+    pub fn decode(entries: Option<Value>) -> Result<Self, ManagedError> {
+        let Some(Value::Array(entries)) = entries else { return Ok(Self::default()) };
+        let mut managed = Self { entries: Vec::with_capacity(entries.len()) };
+        for (at, entry) in entries.into_iter().enumerate() {
             managed.put(Entry::decode(at, entry)?);
         }
         Ok(managed)
@@ -172,7 +171,7 @@ impl Managed {
     ///
     /// # Errors
     /// One of them means nothing.
-    pub fn decode_foreign(entries: &Value) -> Result<Self, ManagedError> {
+    pub fn decode_foreign(entries: Value) -> Result<Self, ManagedError> {
         let mut managed = Self::decode(Some(entries))?;
         for (at, entry) in managed.entries.iter_mut().enumerate() {
             let set = Set::from_fields(&entry.fields).map_err(|_| ManagedError::Fields(at))?;

@@ -85,7 +85,7 @@ impl Story {
 
     fn managed(&self) -> Managed {
         let entries = self.live.as_ref().and_then(|live| live.pointer("/metadata/managedFields"));
-        Managed::decode(entries).expect("our own")
+        Managed::decode(entries.cloned()).expect("our own")
     }
 
     /// Without `managedFields`.
@@ -503,7 +503,7 @@ fn an_empty_list_or_entry_asks_to_forget_all_owners() {
         json!([{ "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV2" }]),
         json!([{ "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": { "name": {} } }]),
     ] {
-        assert!(Managed::decode_foreign(&nonsense).is_err(), "{nonsense}");
+        assert!(Managed::decode_foreign(nonsense.clone()).is_err(), "{nonsense}");
     }
 }
 

@@ -40,6 +40,16 @@ pub fn decode_json(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Err
     Ok((value, found.into_inner()))
 }
 
+/// Reads a document from any format that has JSON's shape, as [`decode_json`] does.
+///
+/// # Errors
+/// The text is not of that format, or has something that JSON has not.
+pub fn decode_from<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(Value, Vec<String>), D::Error> {
+    let found = RefCell::new(Vec::new());
+    let value = Tracked { path: Path::Root, found: &found }.deserialize(deserializer)?;
+    Ok((value, found.into_inner()))
+}
+
 /// Drops the fields that the type does not have and returns upstream's message for each: `unknown field "spec.foo"`.
 ///
 /// What is left has upstream's normal form: fields that are `null`, empty lists and maps, and zero scalars that say no more than
