@@ -188,7 +188,7 @@ async fn bad_requests_get_upstreams_code_and_reason() {
         (
             Method::PATCH,
             &one,
-            "application/apply-patch+yaml",
+            "application/apply-patch+cbor",
             "{}",
             415,
             "UnsupportedMediaType",
