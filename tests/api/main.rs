@@ -1,5 +1,6 @@
 //! The API server over HTTPS, as `k3sd server --disable-agent` runs it: no root, no node.
 
+mod apply;
 mod faults;
 mod kubectl;
 
