@@ -58,6 +58,37 @@ impl Device {
             .map_err(|source| gpt::Error::Io { what: "read", source })
             .and_then(|mut file| Table::read(&mut file))
     }
+
+    /// The disk it is on: itself, unless it is a partition.
+    pub(crate) fn disk(&self) -> &str {
+        self.part_of.as_ref().map_or(&self.name, |part| &part.disk)
+    }
+
+    /// A disk in a few words, for whoever looks for the right one.
+    pub(crate) fn describe(&self) -> String {
+        let (name, size) = (&self.name, self.size >> 20);
+        match self.table() {
+            Ok((table, _)) if table.disk_bytes() > self.size => {
+                let error =
+                    gpt::Error::DiskTooSmall { disk_bytes: self.size, needed_bytes: table.disk_bytes() };
+                format!("{name}: {error}")
+            }
+            Ok((table, copy)) => {
+                let names: Vec<_> =
+                    table.partitions.iter().map(|partition| partition.name.as_str()).collect();
+                let note = if copy == Copy::Backup { ", partition table damaged" } else { "" };
+                format!("{name}, {size} MiB, partitions {}{note}", names.join(" "))
+            }
+            Err(_) => format!("{name}, {size} MiB, without a GPT"),
+        }
+    }
+}
+
+/// The disk that the device at this path is on.
+pub(crate) fn disk_of(node: &str) -> Option<String> {
+    let devices = devices();
+    let device = devices.iter().find(|device| device.node() == Path::new(node))?;
+    Some(device.disk().to_owned())
 }
 
 /// The partitions that the kernel found, with names and ids, which it does not tell.
@@ -142,9 +173,9 @@ mod tests {
         }
         let found = describe(&class, "nvme0n1p2".to_owned());
         assert_eq!(found.part_of, Some(PartOf { disk: "nvme0n1".to_owned(), number: 2 }));
-        assert_eq!(found.size, 8 * SECTOR);
+        assert_eq!((found.disk(), found.size), ("nvme0n1", 8 * SECTOR));
         let whole = describe(&class, "nvme0n1".to_owned());
-        assert_eq!(whole.part_of, None);
+        assert_eq!((whole.part_of.as_ref(), whole.disk()), (None, "nvme0n1"));
         assert!(whole.has_partitions);
     }
 }

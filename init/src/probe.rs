@@ -10,6 +10,9 @@ const SUPERBLOCK_OFFSET: usize = 1024;
 const EROFS_MAGIC: u32 = 0xE0F5_E1E2;
 /// `EXT4_SUPER_MAGIC` (fs/ext4/ext4.h).
 const EXT4_MAGIC: u16 = 0xEF53;
+/// Where the first backup of an ext4 superblock is, as e2fsck wants it and in bytes.
+pub(crate) const BACKUP_BLOCK: &str = "32768";
+const BACKUP_OFFSET: u64 = 32768 * 4096;
 /// Enough for either superblock.
 const HEAD_LEN: usize = 4096;
 /// How much of both ends must be zero for a disk to count as blank: room for any partition table (GPT keeps a copy at the end)
@@ -62,6 +65,24 @@ pub(crate) fn identify(head: &[u8]) -> Content {
         return Content::Ext4(label(superblock.get(0x78..0x88)));
     }
     Content::Other
+}
+
+/// The label in the first backup of an ext4's superblock, where there is one: in blocks of 4096 bytes every group has 32768, and
+/// the second one begins with it.
+pub(crate) fn backup_label(device: &Path) -> io::Result<Option<String>> {
+    let mut file = File::open(device)?;
+    file.seek(SeekFrom::Start(BACKUP_OFFSET))?;
+    let mut head = vec![0; SUPERBLOCK_OFFSET];
+    file.take(HEAD_LEN as u64 - SUPERBLOCK_OFFSET as u64).read_to_end(&mut head)?;
+    Ok(match identify(&head) {
+        Content::Ext4(label) => Some(label),
+        _ => None,
+    })
+}
+
+/// Whether the first [`BLANK_LEN`] bytes of `disk` are all zero.
+pub(crate) fn begins_blank(disk: &Path) -> io::Result<bool> {
+    zeros(&mut File::open(disk)?)
 }
 
 /// Whether the first and the last [`BLANK_LEN`] bytes of `disk` are all zero.

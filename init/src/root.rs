@@ -153,7 +153,7 @@ fn complain(search: &Search<'_>, told: &Resolved, devices: &[Device]) {
         );
     }
     for device in devices.iter().filter(|device| device.part_of.is_none()) {
-        say!("maintenance: seen: {}", tables::describe(device));
+        say!("maintenance: seen: {}", device.describe());
     }
     say!(
         "maintenance: still waiting; attach the disk, or restart with skerry.root=/dev/name, LABEL=name or PARTUUID=guid"

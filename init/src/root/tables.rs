@@ -6,7 +6,7 @@
 use std::fs::File;
 
 use anyhow::{Context, Result, bail};
-use disk::gpt::{Copy, Error, Table};
+use disk::gpt::{Copy, Table};
 use disk::verity::RootHash;
 
 use crate::block::Device;
@@ -24,11 +24,7 @@ pub(super) fn mend(devices: &[Device], hash: &RootHash) -> Result<bool> {
             continue;
         }
         if table.disk_bytes() > disk.size {
-            let error = too_small(&table, disk.size);
-            bail!(
-                "{}: {error}; the image does not fit on it, or was cut short when it was written",
-                disk.name
-            );
+            bail!("{}; the image does not fit on it, or was cut short when it was written", disk.describe());
         }
         if copy == Copy::Backup && !disk.read_only {
             restore(disk, &mut table).with_context(|| {
@@ -48,26 +44,4 @@ fn restore(disk: &Device, table: &mut Table) -> Result<()> {
     let mut file = File::options().read(true).write(true).open(disk.node())?;
     table.commit(&mut file, |file| file.sync_data())?;
     sys::block::reread_partitions(&file).context("the kernel did not read it again")
-}
-
-/// Why a disk that ends too early is refused.
-fn too_small(table: &Table, disk_bytes: u64) -> Error {
-    Error::DiskTooSmall { disk_bytes, needed_bytes: table.disk_bytes() }
-}
-
-/// A disk, in a few words for whoever looks for the right one.
-pub(super) fn describe(disk: &Device) -> String {
-    let size = disk.size >> 20;
-    let name = &disk.name;
-    match disk.table() {
-        Ok((table, _)) if table.disk_bytes() > disk.size => {
-            format!("{name}: {}", too_small(&table, disk.size))
-        }
-        Ok((table, copy)) => {
-            let names: Vec<_> = table.partitions.iter().map(|partition| partition.name.as_str()).collect();
-            let note = if copy == Copy::Backup { ", partition table damaged" } else { "" };
-            format!("{name}, {size} MiB, partitions {}{note}", names.join(" "))
-        }
-        Err(_) => format!("{name}, {size} MiB, no GPT partitions"),
-    }
 }
