@@ -17,6 +17,7 @@ use crate::etc;
 use crate::figures;
 use crate::handout;
 use crate::identity;
+use crate::kexec;
 use crate::logs;
 use crate::mounts;
 use crate::network;
@@ -78,6 +79,7 @@ impl Machine {
             Some(action) => action,
             None => asked.await,
         };
+        let action = prepared(action).await;
         self.watchdog.expect_shutdown();
         shutdown::run(action, self.supervisor, self.persistent, &self.reaper).await;
         if matches!(action, Action::PowerOff | Action::Halt) {
@@ -244,4 +246,19 @@ impl Machine {
             }
         });
     }
+}
+
+/// Loads what a kexec starts. Without that the machine goes the longer way through its firmware, and says so.
+async fn prepared(action: Action) -> Action {
+    if action != Action::Kexec {
+        return action;
+    }
+    let load = || kexec::load(&boot::root_source());
+    let error = match tokio::task::spawn_blocking(load).await {
+        Ok(Ok(())) => return action,
+        Ok(Err(error)) => error,
+        Err(error) => error.into(),
+    };
+    say!("problem: no kexec: {error:#}; rebooting instead");
+    Action::Reboot
 }

@@ -23,6 +23,7 @@ mod etc;
 mod figures;
 mod handout;
 mod identity;
+mod kexec;
 mod launch;
 mod logs;
 mod machine;

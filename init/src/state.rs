@@ -18,6 +18,7 @@ use std::process::Command;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statvfs::statvfs;
 
@@ -28,6 +29,7 @@ use crate::mounts;
 use crate::reaper::{Exit, Reaper};
 use crate::supervisor::ENVIRONMENT;
 
+use check::Depth;
 use find::{Found, Kind};
 
 /// Where STATE is mounted.
@@ -135,20 +137,31 @@ async fn on_disk(found: Found, wish: &Wish, board: &Board, reaper: &Reaper) -> R
     match kind {
         Kind::Blank | Kind::Unfinished => make::make(&device, reaper).await?,
         Kind::State | Kind::Damaged => {
-            let at_any_cost = wish.policy == StatePolicy::Repair;
-            check::check(&device, at_any_cost, board, reaper).await?;
+            let depth =
+                if wish.policy == StatePolicy::Repair { Depth::Everything } else { Depth::WhatIsMarked };
+            check::check(&device, depth, wish, board, reaper).await?;
         }
         Kind::Foreign => bail!("{} is not ours", device.name),
     }
-    let node = device.node();
-    // No access times: flash wears out.
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
-    mount(Some(&node), MOUNT_POINT, Some("ext4"), flags, Some(MOUNT_OPTIONS))
-        .map_err(io::Error::from)
-        .with_context(|| format!("failed to mount STATE from {}", node.display()))?;
+    match mount_on_var(&device) {
+        // A damage that nobody had noticed until now: the check takes a file system that says it is clean at its word.
+        Err(Errno::EUCLEAN) => {
+            check::check(&device, Depth::Everything, wish, board, reaper).await?;
+            mount_on_var(&device)
+        }
+        mounted => mounted,
+    }
+    .map_err(io::Error::from)
+    .with_context(|| format!("failed to mount STATE from {}", device.node().display()))?;
     check::grow(&device, board, reaper).await;
     warn_if_full(&device, board);
-    Ok(node.display().to_string())
+    Ok(device.node().display().to_string())
+}
+
+fn mount_on_var(device: &Device) -> nix::Result<()> {
+    // No access times: flash wears out.
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
+    mount(Some(&device.node()), MOUNT_POINT, Some("ext4"), flags, Some(MOUNT_OPTIONS))
 }
 
 /// A full STATE is no reason not to boot: who deletes something needs the machine.

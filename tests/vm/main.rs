@@ -5,4 +5,6 @@
 //! whose test fails. `docs/testing.md` says how to write one.
 
 mod boot;
+mod disk;
+mod restart;
 mod supervision;

@@ -9,7 +9,7 @@
 //! | `demo env` | prints the environment, sorted |
 //! | `demo fetch URL` | prints the body of an `http://` page |
 //! | `demo hostname` | prints the host name |
-//! | `demo kill NAME` | kills processes by name, where its pod may |
+//! | `demo kill NAME [SIGNAL]` | kills processes by name, or sends them the signal with a number, where its pod may |
 //!
 //! It has no TLS and no keep-alive: one request per connection.
 
@@ -18,7 +18,7 @@ mod identity;
 mod kill;
 mod serve;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// Where `serve` listens when no address is given.
@@ -27,7 +27,8 @@ const DEFAULT_ADDRESS: &str = "0.0.0.0:8080";
 /// Exit code for a command line that cannot be understood.
 const EXIT_USAGE: u8 = 2;
 
-const USAGE: &str = "usage: demo [serve [ADDRESS] | cat FILE... | env | fetch URL | hostname | kill NAME]";
+const USAGE: &str =
+    "usage: demo [serve [ADDRESS] | cat FILE... | env | fetch URL | hostname | kill NAME [SIGNAL]]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -39,7 +40,12 @@ fn main() -> ExitCode {
         ["env"] => print(&environment()),
         ["fetch", url] => fetch::get(url).and_then(|body| print(&body)),
         ["hostname"] => print(&format!("{}\n", identity::hostname())),
-        ["kill", name] => kill::by_name(name).and_then(|text| print(&text)),
+        ["kill", name] => kill::by_name(name, kill::SIGKILL).and_then(|text| print(&text)),
+        ["kill", name, signal] => signal
+            .parse()
+            .map_err(|_| io::Error::other(format!("{signal} is no signal's number")))
+            .and_then(|signal| kill::by_name(name, signal))
+            .and_then(|text| print(&text)),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(EXIT_USAGE);

@@ -7,10 +7,11 @@ use anyhow::{Result, bail};
 
 use crate::block::Device;
 use crate::board::Board;
+use crate::config::StatePolicy;
 use crate::console::say;
 use crate::probe::{self, BACKUP_BLOCK};
 use crate::reaper::{Exit, Reaper};
-use crate::state::run;
+use crate::state::{Wish, run};
 
 const E2FSCK: &str = "/usr/sbin/e2fsck";
 const RESIZE2FS: &str = "/usr/sbin/resize2fs";
@@ -19,8 +20,23 @@ const E2FSCK_REBOOT: i32 = 2;
 /// Less than this is not worth growing for; a block group is 128 MiB, and the last one may be left out.
 const GROW_FROM: u64 = 256 << 20;
 
-/// Checks the file system and repairs what can be repaired without losing anything; with `at_any_cost` all the rest, too.
-pub(super) async fn check(device: &Device, at_any_cost: bool, board: &Board, reaper: &Reaper) -> Result<()> {
+/// How much is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// The journal, and the rest only if the file system says that something is wrong.
+    WhatIsMarked,
+    /// Everything, which takes minutes on a big disk.
+    Everything,
+}
+
+/// Checks the file system and repairs what can be repaired without losing anything; with `skerry.state=repair` all the rest, too.
+pub(super) async fn check(
+    device: &Device,
+    depth: Depth,
+    wish: &Wish,
+    board: &Board,
+    reaper: &Reaper,
+) -> Result<()> {
     let node = device.node();
     match probe::ext4_size(&node) {
         Ok(Some(size)) if size > device.size => bail!(
@@ -34,6 +50,7 @@ pub(super) async fn check(device: &Device, at_any_cost: bool, board: &Board, rea
     }
     let place = superblock(device);
     let mut careful = vec!["-p"];
+    careful.extend((depth == Depth::Everything).then_some("-f"));
     careful.extend(place);
     let exit = e2fsck(device, &careful, reaper).await?;
     if succeeded(exit) {
@@ -42,7 +59,7 @@ pub(super) async fn check(device: &Device, at_any_cost: bool, board: &Board, rea
         }
         return Ok(());
     }
-    if !at_any_cost {
+    if wish.policy != StatePolicy::Repair {
         bail!("{}", undecided(device, exit));
     }
     say!("problem: repairing STATE on {} at any cost, as skerry.state=repair asks", node.display());
@@ -71,7 +88,7 @@ fn undecided(device: &Device, exit: Exit) -> String {
     let node = device.node();
     let _ = write!(
         text,
-        "the file system STATE on {} is damaged, and repairing it may lose data (e2fsck {exit}). It is left as it is. Copy it first, \
+        "the file system STATE on {} is damaged, and repairing it may lose data (e2fsck {exit}). Nothing was thrown away. Copy it first, \
          if what is on it matters; then restart with skerry.state=repair, or attach a blank disk in its place",
         node.display()
     );

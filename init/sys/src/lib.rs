@@ -14,6 +14,7 @@
 //! | [`watchdog`] | `/dev/watchdog`: timeout and its reason |
 //! | [`kexec`] | `kexec_file_load(2)` |
 //! | [`memory`] | `madvise(2)`: code that is not needed any more |
+//! | [`signal`] | `kill(2)` with any number |
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
@@ -24,4 +25,5 @@ pub mod kexec;
 pub mod memory;
 pub mod packet;
 pub mod random;
+pub mod signal;
 pub mod watchdog;
