@@ -225,7 +225,8 @@ fn kind_name(kind: &InfoKind) -> String {
 }
 
 fn global_ipv6(message: &AddressMessage) -> Option<Ipv6Net> {
-    (message.header.scope == AddressScope::Universe).then_some(())?;
+    // Site-local ones are given out still, by QEMU's router for one.
+    matches!(message.header.scope, AddressScope::Universe | AddressScope::Site).then_some(())?;
     message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Address(IpAddr::V6(address)) => net(*address, message.header.prefix_len),
         _ => None,

@@ -34,6 +34,8 @@ pub(super) struct Manager {
     /// Keepers by link: for which configured one, and how to end them.
     keepers: BTreeMap<u32, (usize, AbortHandle)>,
     tasks: JoinSet<()>,
+    /// What was made and has not been seen yet: its notification is on the way.
+    made: BTreeSet<usize>,
     /// What could not be made, and when to try again.
     failed: BTreeMap<usize, (Duration, Instant)>,
     /// Whether [`PATIENCE`] is over.
@@ -54,6 +56,7 @@ impl Manager {
             network,
             keepers: BTreeMap::new(),
             tasks: JoinSet::new(),
+            made: BTreeSet::new(),
             failed: BTreeMap::new(),
             told: false,
             began: Instant::now(),
@@ -160,14 +163,18 @@ impl Manager {
         for place in 0..self.network.interfaces.len() {
             let wanted = self.to_make(place, &devices.borrow());
             let Some((name, new, mac)) = wanted else {
+                self.made.remove(&place);
                 self.failed.remove(&place);
                 continue;
             };
-            if self.failed.get(&place).is_some_and(|(_, again)| Instant::now() < *again) {
+            if self.made.contains(&place)
+                || self.failed.get(&place).is_some_and(|(_, again)| Instant::now() < *again)
+            {
                 continue;
             }
             match self.shared.links.add(&name, new, mac).await {
                 Ok(()) => {
+                    self.made.insert(place);
                     self.failed.remove(&place);
                     self.shared.status.problem(&name, None);
                 }
