@@ -6,5 +6,6 @@
 
 mod boot;
 mod disk;
+mod network;
 mod restart;
 mod supervision;
