@@ -76,6 +76,27 @@ impl Links {
 
     /// Makes a link, which is down at first. A bond or a bridge gets `mac`, lest its address depend on which member comes first.
     pub(super) async fn add(&self, name: &str, new: New, mac: Option<[u8; 6]>) -> Result<(), Error> {
+        match self.try_add(name, new, mac).await {
+            // The request made the kernel load the module `bonding`, which makes a `bond0` of its own, in another mode.
+            Err(Error::NetlinkError(error))
+                if error.raw_code() == -nix::libc::EEXIST && matches!(new, New::Bond(_)) =>
+            {
+                self.remove(name).await?;
+                self.try_add(name, new, mac).await
+            }
+            result => result,
+        }
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), Error> {
+        let links: Vec<_> = self.0.link().get().match_name(name).execute().try_collect().await?;
+        for link in links {
+            self.0.link().del(link.header.index).execute().await?;
+        }
+        Ok(())
+    }
+
+    async fn try_add(&self, name: &str, new: New, mac: Option<[u8; 6]>) -> Result<(), Error> {
         let message = match new {
             New::Vlan { id, link } => LinkVlan::new(name, link, id).build(),
             New::Bond(mode) => {
