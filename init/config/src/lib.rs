@@ -19,7 +19,9 @@
 
 mod base64;
 mod boot;
+mod decide;
 mod document;
+mod emit;
 mod files;
 pub mod k3s;
 mod kernel;
@@ -36,6 +38,7 @@ mod value;
 mod words;
 
 pub use boot::{Boot, RootSource, StatePolicy, Watchdog};
+pub use decide::{Decision, Origin, Sources};
 pub use document::{NodeConfig, Resolved, resolve};
 pub use files::{File, PLACES};
 pub use kernel::{Module, Sysctl};
