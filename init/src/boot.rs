@@ -46,7 +46,7 @@ pub(crate) fn initramfs() -> Result<Infallible> {
     say!("init started at {:.1}s", started.as_secs_f64());
     modules::install_helper();
     let cmdline = Cmdline::read();
-    let resolved = config::load(&[], &cmdline);
+    let resolved = config::from_cmdline(&cmdline);
     let events = Listener::open().context("failed to listen for devices")?;
     let mut tables = Tables::read();
     let program = Path::new(OsStr::from_bytes(REAL_INIT.to_bytes()));

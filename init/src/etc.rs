@@ -8,12 +8,13 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use nix::mount::MsFlags;
 
+use crate::config::{self, NodeConfig};
 use crate::containerd;
 use crate::mounts;
 use crate::services::CONTAINERD_CONFIG;
 
-/// Where K3s's own configuration is kept between boots; bound over /etc/rancher.
-const RANCHER: &str = "/var/lib/skerry/rancher";
+/// Where the node's own secret is kept between boots, and where K3s looks for it. All else in /etc/rancher is generated.
+const NODE_SECRETS: (&str, &str) = ("/var/lib/skerry/rancher/node", "/etc/rancher/node");
 
 const PASSWD: &str = "root:x:0:0:root:/root:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n";
 const GROUP: &str = "root:x:0:\ntty:x:5:\nnobody:x:65534:\n";
@@ -50,15 +51,18 @@ pub(crate) fn write_identity(hostname: &str, machine_id: &str) -> Result<()> {
     write("hosts", &hosts(hostname))
 }
 
-/// Binds /etc/rancher, which is the user's, to STATE and writes the configuration of containerd.
-pub(crate) fn write_services() -> Result<()> {
-    let rancher = Path::new("/etc/rancher");
-    fs::create_dir_all(rancher).context("failed to create /etc/rancher")?;
-    mounts::bind(Path::new(RANCHER), rancher)?;
-    fs::create_dir_all("/etc/rancher/k3s").context("failed to create /etc/rancher/k3s")?;
-    let config = Path::new(CONTAINERD_CONFIG);
-    write("containerd/config.toml", &containerd::config())
-        .with_context(|| format!("failed to write {}", config.display()))
+/// Writes what containerd and k3sd read, and binds the node's secret to STATE.
+pub(crate) fn write_services(config: &NodeConfig) -> Result<()> {
+    let (kept, shown) = NODE_SECRETS;
+    for directory in [kept, shown] {
+        fs::create_dir_all(directory).with_context(|| format!("failed to create {directory}"))?;
+    }
+    mounts::bind(Path::new(kept), Path::new(shown))?;
+    write("containerd/config.toml", &containerd::config(&config.registries))?;
+    // It may hold the passwords of registries.
+    fs::set_permissions(CONTAINERD_CONFIG, fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("failed to protect {CONTAINERD_CONFIG}"))?;
+    config::services(config)
 }
 
 fn hosts(hostname: &str) -> String {

@@ -148,8 +148,8 @@ fn version_4(mut bytes: [u8; 16]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Writes beside, syncs and renames: after a power cut there is the old content or the new.
-fn write_durably(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+/// Writes beside, syncs and renames: after a power cut there is the old content or the new, and the new if this has returned.
+pub(crate) fn write_durably(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let beside = path.with_extension("new");
     let _ = fs::remove_file(&beside);
     let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&beside)?;

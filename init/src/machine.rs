@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use crate::board::{Board, note};
 use crate::boot;
 use crate::cmdline::Cmdline;
-use crate::config::{self, NodeConfig, Resolved};
+use crate::config::{self, Decision, Found, NodeConfig};
 use crate::console::say;
 use crate::etc;
 use crate::figures;
@@ -110,17 +110,23 @@ impl Machine {
         self.duties.spawn_local(report::run(self.board.clone()));
     }
 
-    /// STATE, identity, configuration, network, services: the order in which each needs the one before.
+    /// Configuration, STATE, identity, network, services: the order in which each needs the one before.
     async fn bring_up(&mut self) {
-        let state = self.prepare_state().await;
-        let Resolved { config, mistakes, missing } =
-            config::load(&[Path::new(config::IMAGE_FILE)], &self.cmdline);
+        let found = config::search(&self.board, &self.cmdline, &self.reaper).await;
+        let state = self.prepare_state(&found).await;
+        let (Decision { config, usable, mistakes, .. }, problems) = found.settle(&self.cmdline);
         let hostname = self.take_identity(&config, state.is_ok());
         self.start_network(&config, &hostname);
-        let mut obstacles: Vec<_> = mistakes.iter().chain(&missing).map(ToString::to_string).collect();
+        self.apply(&config);
+        let mistakes: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+        // What is not in the way is shown all the same, and so is what is.
+        let (mut obstacles, wrong) = if usable { (Vec::new(), mistakes) } else { (mistakes, Vec::new()) };
+        for text in wrong.into_iter().chain(problems) {
+            self.board.problem(&text, Some(text.clone()));
+        }
         match state {
             Ok(place) => {
-                if let Err(error) = etc::write_services() {
+                if let Err(error) = etc::write_services(&config) {
                     obstacles.push(format!("{error:#}"));
                 }
                 say!("state ready {place}");
@@ -147,12 +153,12 @@ impl Machine {
 
     /// What `[boot]` may stand in: it is needed before anything else can be read.
     fn early_config(&self) -> Resolved {
-        config::load(&[Path::new(config::IMAGE_FILE)], &self.cmdline)
+        config::early(&self.cmdline)
     }
 
-    /// The state policy is read before there is a STATE to keep a configuration on.
-    async fn prepare_state(&mut self) -> Result<String> {
-        let wish = state::Wish::new(&self.early_config(), boot::root_source());
+    /// Finds or makes STATE as far as what was found allows.
+    async fn prepare_state(&mut self, found: &Found) -> Result<String> {
+        let wish = state::Wish::new(&found.before_state(&self.cmdline), boot::root_source());
         let place = state::prepare(&wish, &self.board, &self.reaper).await?;
         self.persistent = place != state::IN_MEMORY;
         note(&self.board, "clock", identity::raise_clock());
@@ -173,6 +179,17 @@ impl Machine {
             facts.hostname.clone_from(&hostname);
         });
         hostname
+    }
+
+    /// Files, kernel settings and modules. The latter two go on beside the rest.
+    fn apply(&mut self, config: &NodeConfig) {
+        config::files(config, &self.board);
+        if !config.sysctl.is_empty() {
+            self.duties.spawn_local(config::kernel(config.clone(), self.board.clone()));
+        }
+        if !config.modules.is_empty() {
+            self.duties.spawn_local(config::modules(config.clone(), self.board.clone(), self.reaper.clone()));
+        }
     }
 
     fn start_network(&mut self, config: &NodeConfig, hostname: &str) {

@@ -83,6 +83,7 @@ fn main() -> ExitCode {
             modules::coldplug_role();
             ExitCode::SUCCESS
         }
+        (_, Some(modules::LOAD_ROLE)) => exit_code(modules::load_role(&arguments[2..])),
         (_, Some(modules::HOTPLUG_ROLE)) => exit_code(modules::modprobe_role(&arguments[2..])),
         _ => {
             eprintln!(

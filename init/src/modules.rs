@@ -5,7 +5,7 @@
 //! initramfs and `.ko.xz` in the root; the kernel is asked to unpack the latter itself, and if it cannot, we do.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
@@ -19,6 +19,8 @@ pub(crate) const WANTED_LIST: &str = "/usr/lib/modules-load.d/skerry.conf";
 /// The words that select the roles below, and the name under which the kernel calls the second.
 pub(crate) const COLDPLUG_ROLE: &str = "coldplug";
 pub(crate) const HOTPLUG_ROLE: &str = "modprobe";
+/// The word that selects the role of loading one module with parameters.
+pub(crate) const LOAD_ROLE: &str = "load-module";
 /// The kernel asks for modules by running this program; the link leads to PID 1's binary, whichever stage it is.
 const HELPER: &str = "/run/skerry/modprobe";
 const NO_PARAMETERS: &CStr = c"";
@@ -88,14 +90,21 @@ impl Tables {
 
     /// Loads `name` with everything it needs. Loaded and built-in modules are fine.
     pub(crate) fn load(&mut self, name: &str) -> Result<(), Error> {
+        self.load_with(name, NO_PARAMETERS)
+    }
+
+    /// The same with parameters for the module itself.
+    fn load_with(&mut self, name: &str, parameters: &CStr) -> Result<(), Error> {
         let name = name.replace('-', "_");
         if self.builtin.contains(&name) || self.loaded.contains(&name) {
             return Ok(());
         }
         let files = self.files.get(&name).cloned().ok_or_else(|| Error::Unknown(name.clone()))?;
         for file in files {
-            if self.loaded.insert(module_name(&file)) {
-                insert(&self.root.join(&file))?;
+            let module = module_name(&file);
+            let parameters = if module == name { parameters } else { NO_PARAMETERS };
+            if self.loaded.insert(module) {
+                insert(&self.root.join(&file), parameters)?;
             }
         }
         Ok(())
@@ -159,6 +168,19 @@ pub(crate) fn modprobe_role(words: &[String]) -> bool {
     words.filter(|word| tables.load_named(word).is_err()).count() == 0
 }
 
+/// `init load-module NAME [PARAMETERS]`: one module. True if it is in.
+pub(crate) fn load_role(words: &[String]) -> bool {
+    let name = words.first().map(String::as_str).unwrap_or_default();
+    let parameters = CString::new(words.get(1).cloned().unwrap_or_default()).unwrap_or_default();
+    match Tables::read().load_with(name, &parameters) {
+        Ok(()) => true,
+        Err(error) => {
+            eprintln!("{error}");
+            false
+        }
+    }
+}
+
 /// The names in a `modules-load.d` file: one a line, `#` and `;` begin comments.
 pub(crate) fn parse_list(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', ';']))
@@ -179,12 +201,12 @@ fn device_aliases() -> BTreeSet<String> {
 }
 
 /// Puts one module file into the kernel.
-fn insert(path: &Path) -> Result<(), Error> {
+fn insert(path: &Path, parameters: &CStr) -> Result<(), Error> {
     let read = |source| Error::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(read)?;
     let compressed = path.extension().is_some_and(|extension| extension == "xz");
     let flags = if compressed { KERNEL_DECOMPRESSES } else { 0 };
-    match rustix::system::finit_module(&file, NO_PARAMETERS, flags) {
+    match rustix::system::finit_module(&file, parameters, flags) {
         Ok(()) | Err(Errno::EXIST) => return Ok(()),
         // The kernel cannot unpack this (built without it, or for another compression): unpack here.
         Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOEXEC) if compressed => {}
@@ -195,7 +217,7 @@ fn insert(path: &Path) -> Result<(), Error> {
     let mut image = Vec::new();
     lzma_rs::xz_decompress(&mut BufReader::new(file), &mut image)
         .map_err(|error| read(io::Error::new(io::ErrorKind::InvalidData, format!("{error:?}"))))?;
-    match rustix::system::init_module(&image, NO_PARAMETERS) {
+    match rustix::system::init_module(&image, parameters) {
         Ok(()) | Err(Errno::EXIST | Errno::NODEV) => Ok(()),
         Err(errno) => Err(Error::Refused { path: path.to_owned(), source: errno.into() }),
     }

@@ -7,7 +7,7 @@
 //! nothing survives.
 
 mod check;
-mod find;
+pub(crate) mod find;
 mod make;
 mod partition;
 

@@ -96,6 +96,14 @@ pub(crate) fn apply_bridge() -> Vec<String> {
     BRIDGE.iter().filter_map(|(key, value)| set(key, value).err()).collect()
 }
 
+/// Sets what the configuration asks for. False if the kernel has no such setting.
+pub(crate) fn set_existing(key: &str, value: &str) -> Result<bool, String> {
+    if !std::path::Path::new(&path(key)).exists() {
+        return Ok(false);
+    }
+    set(key, value).map(|()| true)
+}
+
 fn set(key: &str, value: &str) -> Result<(), String> {
     match fs::write(path(key), value) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("{key} = {value}: {error}")),

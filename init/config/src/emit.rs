@@ -37,6 +37,8 @@ fn section(text: &mut String, path: &str, table: &Table) {
 
 fn inline(item: &Item) -> String {
     match &item.value {
+        // TOML has no empty value; an empty text is told wherever it is not allowed.
+        Value::Null => quoted(""),
         Value::Boolean(on) => on.to_string(),
         Value::Integer(number) => number.to_string(),
         // `{:?}` keeps the point that makes it a float.

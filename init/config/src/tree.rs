@@ -32,6 +32,8 @@ pub(crate) struct Place {
 /// The kinds of value the sources have between them.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value {
+    /// YAML's empty value.
+    Null,
     Boolean(bool),
     Integer(i64),
     Float(f64),
@@ -72,7 +74,7 @@ impl Layer {
 // === impl Item ===
 
 impl Item {
-    fn overlay(&mut self, other: &Self) {
+    pub(crate) fn overlay(&mut self, other: &Self) {
         match (&mut self.value, &other.value) {
             (Value::Table(below), Value::Table(above)) => {
                 for (key, item) in above {
@@ -91,6 +93,7 @@ impl Item {
     /// What a mistake shows as given: the kind of value, and the value where it is short.
     pub(crate) fn shown(&self) -> String {
         match &self.value {
+            Value::Null => "an empty value".to_owned(),
             Value::Boolean(value) => format!("the boolean {value}"),
             Value::Integer(value) => format!("the number {value}"),
             Value::Float(value) => format!("the number {value}"),

@@ -132,10 +132,15 @@ async fn settled(board: &Board) {
         std::future::pending::<()>().await;
     }
     tokio::time::sleep(QUIET).await;
-    if unscanned_usb_host(Path::new("/sys/class/scsi_host")) {
+    if usb_disks_are_coming() {
         // What the scan finds comes as an event.
         std::future::pending::<()>().await;
     }
+}
+
+/// Whether there are USB disks that the kernel has not looked at yet.
+pub(crate) fn usb_disks_are_coming() -> bool {
+    unscanned_usb_host(Path::new("/sys/class/scsi_host"))
 }
 
 /// Whether a USB storage device has been found whose disks have not: the kernel lets it spin up first (`usb_storage.delay_use`).

@@ -132,7 +132,7 @@ fn no_disk_is_formatted_with_a_mistake_in_the_configuration_but_our_own_partitio
         ("skerry.state=disk", StatePolicy::Disk, false),
     ];
     for (words, policy, format) in cases {
-        let wish = Wish::new(&config::load(&[], &Cmdline::parse(words)), "/dev/root".to_owned());
+        let wish = Wish::new(&config::from_cmdline(&Cmdline::parse(words)), "/dev/root".to_owned());
         assert_eq!((wish.policy, wish.format), (policy, format), "{words}");
         let choose = |candidates| choose(candidates, &wish, kind_by_name);
         assert_eq!(choose(vec![disk("bl1")]), format.then(|| found(disk("bl1")).unwrap()), "{words}");
