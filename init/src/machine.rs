@@ -97,7 +97,7 @@ impl Machine {
         let (board, reaper) = (self.board.clone(), self.reaper.clone());
         self.keep_doing("modules", move || devices::load_modules(board.clone(), reaper.clone()));
         let (watchdog, board) = (self.watchdog.clone(), self.board.clone());
-        let setting = self.early_config().config.boot.watchdog;
+        let setting = config::early(&self.cmdline).config.boot.watchdog;
         self.keep_doing("watchdog", move || watchdog.clone().run(setting, board.clone()));
         let board = self.board.clone();
         self.keep_doing("kubeconfig", move || handout::run(board.clone()));
@@ -149,11 +149,6 @@ impl Machine {
                 self.start_services(shell.into_iter().collect());
             }
         }
-    }
-
-    /// What `[boot]` may stand in: it is needed before anything else can be read.
-    fn early_config(&self) -> Resolved {
-        config::early(&self.cmdline)
     }
 
     /// Finds or makes STATE as far as what was found allows.
