@@ -9,6 +9,7 @@
 //! - [`WorkQueue`] and [`run_workers`]: keys to reconcile, never two runs of one key at once, backoff per key.
 //! - [`Recorder`]: events about objects, with repeats folded into a count.
 //! - [`lease`]: heartbeats and leader election on `coordination.k8s.io/v1` leases.
+//! - [`remote`]: the way to servers on other machines.
 //! - [`request`]: the few raw calls (patch a status, delete with preconditions) that typed clients make awkward.
 //!
 //! What it does not do: it holds no policy of any component, and it never reaches into the server.
@@ -20,6 +21,7 @@ mod key;
 pub mod lease;
 mod recorder;
 mod reflector;
+pub mod remote;
 pub mod request;
 mod runner;
 mod scan;
