@@ -1,4 +1,5 @@
-//! The administrator's kubeconfig, `k3s.yaml`: self-contained, so that it works when copied to another machine.
+//! Kubeconfigs: the administrator's, `k3s.yaml`, is self-contained, so that it works when copied to another machine; those of a
+//! node's components point to files.
 
 use std::path::Path;
 
@@ -49,4 +50,23 @@ impl Kubeconfig<'_> {
              users:\n- name: {name}\n  user:\n    client-certificate-data: {cert}\n    client-key-data: {key}\n"
         ))
     }
+}
+
+/// Writes the kubeconfig of a component, which names certificate files by their paths.
+pub(crate) fn write_component(
+    path: &Path,
+    server: &str,
+    ca: &Path,
+    client: &KeyPairFiles,
+) -> Result<(), FileError> {
+    let (ca, cert, key) = (ca.display(), client.cert.display(), client.key.display());
+    let text = format!(
+        "apiVersion: v1\n\
+         clusters:\n- cluster:\n    certificate-authority: {ca}\n    server: {server}\n  name: local\n\
+         contexts:\n- context:\n    cluster: local\n    namespace: default\n    user: user\n  name: Default\n\
+         current-context: Default\n\
+         kind: Config\n\
+         users:\n- name: user\n  user:\n    client-certificate: {cert}\n    client-key: {key}\n"
+    );
+    files::write(path, &text, 0o600)
 }

@@ -6,6 +6,7 @@
 mod authority;
 mod der;
 mod leaf;
+mod node;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use crate::files::{self, FileError};
 use authority::Authority;
 use leaf::{Leaf, Usage};
+pub use node::{NodeCertificate, SignError, Signer};
+pub(crate) use node::{ensure_key, is_for_key, signing_request};
 
 /// What the names in the certificates depend on.
 #[derive(Clone, Debug)]
@@ -88,6 +91,8 @@ pub struct ServerPki {
     pub admin: KeyPairFiles,
     /// What the local kubelet shows its clients.
     pub kubelet_serving: KeyPairFiles,
+    /// What signs the certificates of nodes that join.
+    pub signer: Signer,
     /// The key that signs service account tokens, PKCS#8 DER.
     pub service_account_key: PrivatePkcs8KeyDer<'static>,
 }
@@ -126,11 +131,9 @@ impl ServerPki {
         let serving = server(serving_leaf(params))?;
         Leaf::client("client-auth-proxy", "system:auth-proxy", None).ensure(&tls_dir, &proxy_ca)?;
 
-        let node = format!("system:node:{}", params.node_name);
-        agent(Leaf::client("client-kubelet", &node, Some("system:nodes")))?;
-        agent(Leaf::client("client-kube-proxy", "system:kube-proxy", None))?;
-        agent(Leaf::client("client-k3s-controller", "system:k3s-controller", None))?;
-        let kubelet_serving = agent(kubelet_leaf(params))?;
+        for certificate in NodeCertificate::ALL {
+            agent(certificate.leaf(&params.node_name, &params.node_ips))?;
+        }
 
         let service_account_key = authority::service_account_key(&tls_dir)?;
         Ok(Self {
@@ -140,7 +143,8 @@ impl ServerPki {
             serving,
             kubelet_client,
             admin,
-            kubelet_serving,
+            kubelet_serving: NodeCertificate::ServingKubelet.files(&agent_dir),
+            signer: Signer::new(client_ca, server_ca),
             service_account_key,
         })
     }
@@ -156,12 +160,6 @@ fn serving_leaf(params: &Params) -> Leaf {
     sans.extend(["kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(String::from));
     sans.push(format!("kubernetes.default.svc.{}", params.cluster_domain));
     Leaf::new("serving-kube-apiserver", "kube-apiserver", None, Usage::Server, sans)
-}
-
-fn kubelet_leaf(params: &Params) -> Leaf {
-    let mut sans = vec![params.node_name.clone(), "localhost".into(), "127.0.0.1".into(), "::1".into()];
-    sans.extend(params.node_ips.iter().map(IpAddr::to_string));
-    Leaf::new("serving-kubelet", &params.node_name, None, Usage::Server, sans)
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, SerialNumber};
+use rcgen::{
+    CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, PublicKeyData, SerialNumber,
+};
 use time::{Duration, OffsetDateTime};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -86,8 +88,19 @@ impl Leaf {
         };
         let key = authority::load_key(&key)
             .ok_or_else(|| Error::Damaged { path: paths.key.clone(), what: "EC P-256 key" })?;
+        files::write(&paths.cert, &self.certify(&key, authority).map_err(fail)?, 0o644)?;
+        tracing::info!(certificate = %paths.cert.display(), "certificate issued");
+        Ok(())
+    }
+
+    /// A certificate for whoever holds the key: PEM, the leaf first, then those of its authority.
+    pub(crate) fn certify(
+        &self,
+        key: &impl PublicKeyData,
+        authority: &Authority,
+    ) -> Result<String, rcgen::Error> {
         let now = OffsetDateTime::now_utc();
-        let mut params = CertificateParams::new(self.sans.clone()).map_err(fail)?;
+        let mut params = CertificateParams::new(self.sans.clone())?;
         params.distinguished_name.remove(DnType::CommonName);
         if let Some(organization) = self.organization {
             params.distinguished_name.push(DnType::OrganizationName, organization);
@@ -102,10 +115,7 @@ impl Leaf {
         params.not_before = (now - CLOCK_TOLERANCE).max(authority.not_before);
         params.not_after = now + LIFETIME;
         params.use_authority_key_identifier_extension = true;
-        let cert = params.signed_by(&key, &authority.issuer).map_err(fail)?;
-        files::write(&paths.cert, &format!("{}{}", cert.pem(), authority.bundle()), 0o644)?;
-        tracing::info!(certificate = %paths.cert.display(), "certificate issued");
-        Ok(())
+        Ok(format!("{}{}", params.signed_by(key, &authority.issuer)?.pem(), authority.bundle()))
     }
 
     /// Whether a certificate on disk says all it must, for long enough, under this authority, for this key.
