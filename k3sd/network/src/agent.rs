@@ -2,26 +2,35 @@
 //!
 //! It waits for `podCIDRs` of its Node and then, in this order: kernel parameters, masquerading (table `skerry-masq`),
 //! `subnet.env`, and last the CNI configuration, at which the container runtime reports its network as ready. It does the
-//! same again when the Node's networks change.
+//! same again when the Node's networks change. Then, and whenever nodes or the kernel's routes change, it keeps the routes to the
+//! pods of other nodes ([`Backend::HostGw`]).
 //!
-//! Current limitations: no backend yet, so pods of other nodes are not reachable.
+//! Current limitations: no encapsulating backend, so nodes must be neighbours on one network.
 
 mod files;
 mod masquerade;
+mod routes;
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use client::{Backoff, Informer, Informers, ObjectKey};
+use client::{Backoff, Informer, Informers, ObjectKey, request};
+use futures::FutureExt as _;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
+use serde::de::IgnoredAny;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::netlink::Netlink;
+use self::routes::Routes;
+use crate::netlink::{Netlink, NetworkChanges};
 use crate::{nft, sysctl};
 
+/// Prefix of flannel's annotations of Nodes.
+const ANNOTATION: &str = "flannel.alpha.coreos.com";
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Ethernet's, for a node without any network: pods on it still reach each other.
@@ -34,11 +43,48 @@ const CONNTRACK_CLOSE_WAIT_SECONDS: &str = "3600";
 /// There once the module `br_netfilter` is.
 const BRIDGE_FILTER: &str = "net/bridge/bridge-nf-call-iptables";
 
+/// How pods of different nodes reach each other (K3s's `--flannel-backend`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// A route per node: for nodes that are neighbours on one network.
+    HostGw,
+    /// The pod network is somebody else's, CNI configuration included; [`run`] is not to be started.
+    None,
+}
+
+impl Backend {
+    /// Its name in flags and in what a server tells its agents.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HostGw => "host-gw",
+            Self::None => "none",
+        }
+    }
+}
+
+/// A backend that is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not there yet; allowed: host-gw, none")]
+pub struct UnknownBackend(String);
+
+impl std::str::FromStr for Backend {
+    type Err = UnknownBackend;
+
+    fn from_str(text: &str) -> Result<Self, UnknownBackend> {
+        [Self::HostGw, Self::None]
+            .into_iter()
+            .find(|backend| backend.name() == text)
+            .ok_or_else(|| UnknownBackend(text.to_owned()))
+    }
+}
+
 /// What the agent needs to know of its node.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Name of the own node.
     pub node_name: String,
+    /// Addresses by which other nodes reach this one.
+    pub node_ips: Vec<IpAddr>,
     /// Pod networks of the cluster, one per address family.
     pub cluster_cidrs: Vec<IpNet>,
     /// Directory of CNI configurations.
@@ -61,6 +107,7 @@ impl Config {
     pub fn new(node_name: impl Into<String>, cluster_cidrs: Vec<IpNet>) -> Self {
         Self {
             node_name: node_name.into(),
+            node_ips: Vec::new(),
             cluster_cidrs,
             cni_conf_dir: PathBuf::from("/var/lib/rancher/k3s/agent/etc/cni/net.d"),
             cni_bin_dir: PathBuf::from("/opt/cni/bin"),
@@ -81,56 +128,153 @@ struct Setup {
 }
 
 /// Runs the agent until `cancel`. What fails is logged and tried again.
+///
+/// `client` writes the own Node; `informers` read all of them.
 pub async fn run(
     config: Config,
-    _client: kube::Client,
+    client: kube::Client,
     informers: Informers,
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
-    let nodes: Informer<Node> = informers.filtered(&format!("metadata.name={}", config.node_name));
+    let nodes: Informer<Node> = informers.shared();
     prepare_host(&config).await;
-    let work = async {
-        let mut changes = nodes.subscribe();
-        let mut done: Option<Setup> = None;
-        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
-        loop {
-            let retry = match follow(&config, &nodes, &mut done).await {
-                Ok(()) => {
-                    backoff.reset();
-                    None
-                }
-                Err(error) => {
-                    let delay = backoff.next_delay();
-                    warn!(error = format!("{error:#}"), retry_in = ?delay, "failed to set up the pod network");
-                    Some(delay)
-                }
-            };
-            tokio::select! {
-                change = changes.next() => if change.is_none() { return },
-                () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
-            }
-        }
-    };
-    cancel.run_until_cancelled(work).await;
+    let mut agent = Agent { config, client, nodes, done: None, routes: Routes::default() };
+    cancel.run_until_cancelled(agent.work()).await;
     Ok(())
 }
 
-/// Sets the node up for what its Node object says now.
-async fn follow(config: &Config, nodes: &Informer<Node>, done: &mut Option<Setup>) -> anyhow::Result<()> {
-    let Some(stored) = nodes.get(&ObjectKey::cluster(&config.node_name)) else { return Ok(()) };
-    let subnets = pod_cidrs(&stored.decode()?);
-    if subnets.is_empty() {
-        debug!(node = %config.node_name, "waiting for the node's pod networks");
-        return Ok(());
+struct Agent {
+    config: Config,
+    client: kube::Client,
+    nodes: Informer<Node>,
+    done: Option<Setup>,
+    routes: Routes,
+}
+
+/// What there is to do.
+#[derive(Debug, Clone, Copy, Default)]
+struct Due {
+    setup: bool,
+    routes: bool,
+}
+
+impl Agent {
+    async fn work(&mut self) {
+        let mut changes = self.nodes.subscribe();
+        let mut kernel = Netlink::changes()
+            .inspect_err(|error| warn!(error = %error, "routes that others remove will be missed"))
+            .ok();
+        let own = ObjectKey::cluster(&self.config.node_name);
+        // Routes of an earlier run, to nodes that are gone, are found once all nodes are known.
+        self.nodes.synced().await;
+        let mut due = Due { setup: true, routes: true };
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        loop {
+            while let Some(key) = changes.next().now_or_never() {
+                let Some(key) = key else { return };
+                due.setup |= key == own;
+                due.routes |= self.routes.observe(&own.name, &key, &self.nodes);
+            }
+            due = self.follow(due).await;
+            let retry = if due.setup || due.routes { Some(backoff.next_delay()) } else { None };
+            if retry.is_none() {
+                backoff.reset();
+            }
+            tokio::select! {
+                key = changes.next() => {
+                    let Some(key) = key else { return };
+                    due.setup |= key == own;
+                    due.routes |= self.routes.observe(&own.name, &key, &self.nodes);
+                }
+                () = kernel_change(&mut kernel) => due.routes = true,
+                () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
+            }
+        }
     }
-    if done.as_ref().is_some_and(|done| done.subnets == subnets) {
-        return Ok(());
+
+    /// Does what is due, and says what of it still is.
+    async fn follow(&mut self, due: Due) -> Due {
+        let mut left = Due::default();
+        if due.setup
+            && let Err(error) = self.set_up().await
+        {
+            warn!(error = format!("{error:#}"), "failed to set up the pod network, will be tried again");
+            left.setup = true;
+        }
+        if due.routes {
+            match self.routes.apply().await {
+                Ok(all) => left.routes = !all,
+                Err(error) => {
+                    warn!(
+                        error = format!("{error:#}"),
+                        "failed to set the routes to nodes, will be tried again"
+                    );
+                    left.routes = true;
+                }
+            }
+        }
+        left
     }
-    let setup = Setup { subnets, mtu: uplink_mtu(config).await };
-    apply(config, &setup).await?;
-    info!(node = %config.node_name, subnets = ?setup.subnets, mtu = setup.mtu, "pod network ready");
-    *done = Some(setup);
-    Ok(())
+
+    /// Sets the node up for what its Node object says now.
+    async fn set_up(&mut self) -> anyhow::Result<()> {
+        let config = &self.config;
+        let Some(stored) = self.nodes.get(&ObjectKey::cluster(&config.node_name)) else { return Ok(()) };
+        let node = stored.decode()?;
+        let subnets = pod_cidrs(&node);
+        if subnets.is_empty() {
+            debug!(node = %config.node_name, "waiting for the node's pod networks");
+            return Ok(());
+        }
+        if self.done.as_ref().is_none_or(|done| done.subnets != subnets) {
+            let setup = Setup { subnets, mtu: uplink_mtu(config).await };
+            apply(config, &setup).await?;
+            info!(node = %config.node_name, subnets = ?setup.subnets, mtu = setup.mtu, "pod network ready");
+            self.done = Some(setup);
+        }
+        self.announce(&node).await
+    }
+
+    /// Tells the agents of other nodes, flannel among them, how to reach this one's pods.
+    async fn announce(&self, node: &Node) -> anyhow::Result<()> {
+        let mut wanted = BTreeMap::from([
+            (format!("{ANNOTATION}/kube-subnet-manager"), "true".to_owned()),
+            (format!("{ANNOTATION}/backend-type"), Backend::HostGw.name().to_owned()),
+            (format!("{ANNOTATION}/backend-data"), "null".to_owned()),
+        ]);
+        for v6 in [false, true] {
+            if let Some(ip) = self.config.node_ips.iter().find(|ip| ip.is_ipv6() == v6) {
+                wanted.insert(format!("{ANNOTATION}/{}", public_ip_key(v6)), ip.to_string());
+            }
+        }
+        let present = node.metadata.annotations.as_ref();
+        if wanted.iter().all(|(key, value)| present.and_then(|present| present.get(key)) == Some(value)) {
+            return Ok(());
+        }
+        let patch = serde_json::json!({ "metadata": { "annotations": wanted } });
+        let path = format!("/api/v1/nodes/{}", self.config.node_name);
+        let _patched: IgnoredAny = request::patch(&self.client, &path, request::Patch::Merge, &patch)
+            .await
+            .context("failed to annotate the node")?;
+        Ok(())
+    }
+}
+
+async fn kernel_change(kernel: &mut Option<NetworkChanges>) {
+    match kernel {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn public_ip_key(v6: bool) -> &'static str {
+    if v6 { "public-ipv6" } else { "public-ip" }
+}
+
+/// The address a node's network agent announces.
+fn public_ip(node: &Node, v6: bool) -> Option<IpAddr> {
+    let annotations = node.metadata.annotations.as_ref()?;
+    annotations.get(&format!("{ANNOTATION}/{}", public_ip_key(v6)))?.parse().ok()
 }
 
 async fn apply(config: &Config, setup: &Setup) -> anyhow::Result<()> {

@@ -6,10 +6,10 @@
 //! | part | what it owns |
 //! | --- | --- |
 //! | [`cni`] | bridge `cni0`, a veth per pod, addresses, table `skerry-hostports` |
-//! | [`agent`] | the CNI configuration, `subnet.env`, sysctls, table `skerry-masq` |
+//! | [`agent`] | the CNI configuration, `subnet.env`, sysctls, routes to other nodes, table `skerry-masq` |
 //! | [`proxy`] | ClusterIP, NodePort, external and load-balancer addresses, table `skerry-services` |
 //!
-//! Current limitations: pods of other nodes are not routed yet (no flannel backend), and network policies are not enforced.
+//! Current limitations: nodes must be neighbours on one network (no encapsulating flannel backend), and network policies are not enforced.
 
 pub mod agent;
 pub mod cni;

@@ -3,22 +3,29 @@
 //! A netlink socket belongs for ever to the namespace in which it was opened, so one short visit to a namespace is
 //! enough to work in it afterwards: see [`Netlink::open_in`].
 
+use std::fmt;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 
-use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
+use rtnetlink::packet_core::NetlinkMessage;
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
     InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
-use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol,
+};
+use rtnetlink::sys::SocketAddr;
+use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 use tokio_util::task::AbortOnDropHandle;
 
 /// Why the kernel's network state could not be read or changed.
@@ -53,6 +60,12 @@ pub enum Error {
         /// The kernel's answer.
         #[source]
         source: rtnetlink::Error,
+    },
+    /// A route of one family by a gateway of the other.
+    #[error("the route {route} mixes address families")]
+    MixedFamilies {
+        /// The route.
+        route: PeerRoute,
     },
     /// An interface that must be there is not.
     #[error("no interface '{name}'")]
@@ -388,6 +401,122 @@ impl Netlink {
         }
         routes.sort_by_key(|route| (route.gateway.is_some_and(|gateway| gateway.is_ipv6()), route.metric));
         Ok(routes)
+    }
+
+    /// The routes of the main table that a program of this protocol number made.
+    pub async fn routes_of(&self, protocol: u8) -> Result<Vec<PeerRoute>, Error> {
+        let mut routes = Vec::new();
+        for message in
+            [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
+        {
+            let mut found = self.handle.route().get(message).execute();
+            let failed = |source| Error::Request { action: "list the routes".to_owned(), source };
+            while let Some(message) = found.try_next().await.map_err(failed)? {
+                if message.header.protocol == RouteProtocol::from(protocol) {
+                    routes.extend(PeerRoute::parse(&message));
+                }
+            }
+        }
+        Ok(routes)
+    }
+
+    /// Makes a route, or changes the one that leads to the same destination. The kernel knows which interface leads to the gateway,
+    /// which must be a neighbour.
+    pub async fn replace_route(&self, route: PeerRoute, protocol: u8) -> Result<(), Error> {
+        let done = self.handle.route().add(route.message(protocol)?).replace().execute().await;
+        done.map_err(|source| Error::Request { action: format!("add the route {route}"), source })
+    }
+
+    /// Removes a route; one that is gone already is a success.
+    pub async fn remove_route(&self, route: PeerRoute, protocol: u8) -> Result<(), Error> {
+        let done = self.handle.route().del(route.message(protocol)?).execute().await;
+        let done =
+            done.map_err(|source| Error::Request { action: format!("remove the route {route}"), source });
+        allow(done, &[Errno::ESRCH])
+    }
+
+    /// Tells when links or routes of this namespace have changed. What has, is not told: whoever cares looks.
+    pub fn changes() -> Result<NetworkChanges, Error> {
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route];
+        let (connection, _, messages) = rtnetlink::new_multicast_connection(&groups).map_err(Error::Open)?;
+        let connection = AbortOnDropHandle::new(tokio::spawn(connection));
+        Ok(NetworkChanges { messages: messages.boxed(), _connection: connection })
+    }
+}
+
+/// See [`Netlink::changes`].
+pub struct NetworkChanges {
+    messages: BoxStream<'static, (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl fmt::Debug for NetworkChanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetworkChanges").finish_non_exhaustive()
+    }
+}
+
+impl NetworkChanges {
+    /// Waits for a change; for ever once the connection is lost.
+    pub async fn next(&mut self) {
+        if self.messages.next().await.is_none() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// A route to a network behind a neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PeerRoute {
+    /// The network.
+    pub destination: IpNet,
+    /// The neighbour, of the same family.
+    pub gateway: IpAddr,
+}
+
+impl fmt::Display for PeerRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} by {}", self.destination, self.gateway)
+    }
+}
+
+impl PeerRoute {
+    fn message(self, protocol: u8) -> Result<RouteMessage, Error> {
+        let protocol = RouteProtocol::from(protocol);
+        match (self.destination, self.gateway) {
+            (IpNet::V4(net), IpAddr::V4(gateway)) => Ok(RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(net.network(), net.prefix_len())
+                .gateway(gateway)
+                .protocol(protocol)
+                .build()),
+            (IpNet::V6(net), IpAddr::V6(gateway)) => Ok(RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(net.network(), net.prefix_len())
+                .gateway(gateway)
+                .protocol(protocol)
+                .build()),
+            _ => Err(Error::MixedFamilies { route: self }),
+        }
+    }
+
+    fn parse(message: &RouteMessage) -> Option<Self> {
+        let address = |address: &RouteAddress| match address {
+            RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+            RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+            _ => None,
+        };
+        let find = |pick: fn(&RouteAttribute) -> Option<&RouteAddress>| {
+            message.attributes.iter().find_map(pick).and_then(address)
+        };
+        let destination = find(|attribute| match attribute {
+            RouteAttribute::Destination(address) => Some(address),
+            _ => None,
+        })?;
+        let gateway = find(|attribute| match attribute {
+            RouteAttribute::Gateway(address) => Some(address),
+            _ => None,
+        })?;
+        let destination = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
+        (message.header.table == RouteHeader::RT_TABLE_MAIN).then_some(Self { destination, gateway })
     }
 }
 
