@@ -1,11 +1,14 @@
 //! The command line as written: K3s's flags, by K3s's names, all optional.
 //!
-//! What they mean together is decided in [`crate::config`]; this file only says how they are spelled.
+//! What they mean together is decided in [`crate::config`]; this file only says how they are spelled. Flags of K3s that
+//! nothing here acts on are in [`idle`]: they are accepted, so that a configuration made for K3s is, and said to be idle.
+
+pub(crate) mod idle;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 /// Kubernetes in one process: datastore, API server, controllers, scheduler, kubelet, service proxy and pod network.
 #[derive(Debug, Parser)]
@@ -15,37 +18,45 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl Cli {
+    /// The command line as the parser wants it, K3s's idle flags included.
+    pub(crate) fn parser() -> clap::Command {
+        Self::command()
+            .mut_subcommand("server", |server| idle::accept(server, idle::Command::Server))
+            .mut_subcommand("agent", |agent| idle::accept(agent, idle::Command::Agent))
+    }
+}
+
 /// What to run.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the control plane and, unless --disable-agent is given, a node beside it
     Server(Box<ServerFlags>),
+    /// Run a node of a cluster whose server is on another machine
+    Agent(Box<AgentFlags>),
+}
+
+impl Command {
+    /// What every command has.
+    pub(crate) fn common(&self) -> &CommonFlags {
+        match self {
+            Self::Server(flags) => &flags.common,
+            Self::Agent(flags) => &flags.common,
+        }
+    }
 }
 
 /// The flags of `k3sd server`. In `config.yaml` each is a key, without the dashes.
 #[derive(Clone, Debug, Default, Args)]
 #[command(args_override_self = true)]
 pub(crate) struct ServerFlags {
-    /// File of flags; each key is a flag's name, FILE.d/*.yaml are read after it
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        env = "K3S_CONFIG_FILE",
-        default_value = "/etc/rancher/k3s/config.yaml"
-    )]
-    pub(crate) config: PathBuf,
-    /// Log more
-    #[arg(long, env = "K3S_DEBUG", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
-    pub(crate) debug: Option<bool>,
+    #[command(flatten)]
+    pub(crate) common: CommonFlags,
+    #[command(flatten)]
+    pub(crate) token: TokenFlags,
+    #[command(flatten)]
+    pub(crate) node: NodeFlags,
 
-    /// Directory of everything that must survive a restart [default: /var/lib/rancher/k3s]
-    #[arg(short, long, value_name = "DIR", env = "K3S_DATA_DIR", help_heading = "Data")]
-    pub(crate) data_dir: Option<PathBuf>,
-
-    /// Address the API server listens on [default: all]
-    #[arg(long, value_name = "IP", help_heading = "Listener")]
-    pub(crate) bind_address: Option<IpAddr>,
     /// Port the API server listens on [default: 6443]
     #[arg(long, value_name = "PORT", help_heading = "Listener")]
     pub(crate) https_listen_port: Option<u16>,
@@ -71,6 +82,10 @@ pub(crate) struct ServerFlags {
     /// DNS domain of the cluster [default: cluster.local]
     #[arg(long, value_name = "NAME", help_heading = "Networking")]
     pub(crate) cluster_domain: Option<String>,
+    /// How pods of different nodes reach each other: host-gw (routes, for nodes on one network) or none (a network plugin of
+    /// yours) [default: host-gw]
+    #[arg(long, value_name = "BACKEND", help_heading = "Networking")]
+    pub(crate) flannel_backend: Option<String>,
 
     /// Where the administrator's kubeconfig goes [default: /etc/rancher/k3s/k3s.yaml]
     #[arg(short = 'o', long, value_name = "FILE", env = "K3S_KUBECONFIG_OUTPUT", help_heading = "Client")]
@@ -82,16 +97,6 @@ pub(crate) struct ServerFlags {
     #[arg(long, value_name = "NAME", env = "K3S_KUBECONFIG_NAME", help_heading = "Client")]
     pub(crate) write_kubeconfig_name: Option<String>,
 
-    /// Shared secret of the cluster [default: generated]
-    #[arg(
-        short,
-        long,
-        value_name = "TOKEN",
-        env = "K3S_TOKEN",
-        hide_env_values = true,
-        help_heading = "Cluster"
-    )]
-    pub(crate) token: Option<String>,
     /// Shared secret for agents only [default: the token]
     #[arg(
         long,
@@ -101,6 +106,9 @@ pub(crate) struct ServerFlags {
         help_heading = "Cluster"
     )]
     pub(crate) agent_token: Option<String>,
+    /// File with the shared secret for agents
+    #[arg(long, value_name = "FILE", env = "K3S_AGENT_TOKEN_FILE", help_heading = "Cluster")]
+    pub(crate) agent_token_file: Option<PathBuf>,
 
     /// Packaged manifests not to deploy, by file name without ending; repeatable, commas allowed
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Components")]
@@ -111,13 +119,77 @@ pub(crate) struct ServerFlags {
     /// Run no scheduler
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Components")]
     pub(crate) disable_scheduler: Option<bool>,
-    /// Run no service proxy
+    /// Run no service proxy, on no node of the cluster
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Components")]
     pub(crate) disable_kube_proxy: Option<bool>,
+}
 
+/// The flags of `k3sd agent`. In `config.yaml` each is a key, without the dashes.
+#[derive(Clone, Debug, Default, Args)]
+#[command(args_override_self = true)]
+pub(crate) struct AgentFlags {
+    #[command(flatten)]
+    pub(crate) common: CommonFlags,
+    #[command(flatten)]
+    pub(crate) token: TokenFlags,
+    #[command(flatten)]
+    pub(crate) node: NodeFlags,
+
+    /// The server to join, such as https://10.0.0.1:6443
+    #[arg(short, long, value_name = "URL", env = "K3S_URL", help_heading = "Cluster")]
+    pub(crate) server: Option<String>,
+}
+
+/// What every command has.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct CommonFlags {
+    /// File of flags; each key is a flag's name, FILE.d/*.yaml are read after it
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "K3S_CONFIG_FILE",
+        default_value = "/etc/rancher/k3s/config.yaml"
+    )]
+    pub(crate) config: PathBuf,
+    /// Log more
+    #[arg(long, env = "K3S_DEBUG", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) debug: Option<bool>,
+    /// Directory of everything that must survive a restart [default: /var/lib/rancher/k3s]
+    #[arg(short, long, value_name = "DIR", env = "K3S_DATA_DIR", help_heading = "Data")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// The cluster's secret.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct TokenFlags {
+    /// Shared secret of the cluster; a server makes one up, an agent needs the server's
+    #[arg(
+        short,
+        long,
+        value_name = "TOKEN",
+        env = "K3S_TOKEN",
+        hide_env_values = true,
+        help_heading = "Cluster"
+    )]
+    pub(crate) token: Option<String>,
+    /// File with the shared secret
+    #[arg(long, value_name = "FILE", env = "K3S_TOKEN_FILE", help_heading = "Cluster")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+/// What a machine that runs pods is told.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct NodeFlags {
+    /// Address to listen on: the API server's, and the kubelet's [default: all]
+    #[arg(long, value_name = "IP", help_heading = "Listener")]
+    pub(crate) bind_address: Option<IpAddr>,
     /// Name of this node [default: the host name]
     #[arg(long, value_name = "NAME", env = "K3S_NODE_NAME", help_heading = "Node")]
     pub(crate) node_name: Option<String>,
+    /// Append to the node's name what /etc/rancher/node/id holds, made once
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Node")]
+    pub(crate) with_node_id: Option<bool>,
     /// Addresses of this node; repeatable, commas allowed [default: that of the default route]
     #[arg(short = 'i', long, value_name = "IP", value_delimiter = ',', help_heading = "Node")]
     pub(crate) node_ip: Vec<IpAddr>,
@@ -130,4 +202,17 @@ pub(crate) struct ServerFlags {
     /// Socket of a running containerd [default: start one]
     #[arg(long, value_name = "SOCKET", help_heading = "Node")]
     pub(crate) container_runtime_endpoint: Option<String>,
+    /// Image of the container that holds a pod's namespaces, for a containerd that is started here
+    /// [default: localhost/skerry/pause:1]
+    #[arg(long, value_name = "IMAGE", help_heading = "Node")]
+    pub(crate) pause_image: Option<String>,
+    /// Resolver configuration that pods are given [default: /etc/resolv.conf]
+    #[arg(long, value_name = "FILE", env = "K3S_RESOLV_CONF", help_heading = "Node")]
+    pub(crate) resolv_conf: Option<PathBuf>,
+    /// Interface that leads to the other nodes [default: that of the default route]
+    #[arg(long, value_name = "NAME", help_heading = "Node")]
+    pub(crate) flannel_iface: Option<String>,
+    /// Setting of the kubelet, KEY=VALUE; repeatable. Acted on: max-pods, root-dir
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Node")]
+    pub(crate) kubelet_arg: Vec<String>,
 }

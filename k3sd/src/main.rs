@@ -1,22 +1,30 @@
 //! `k3sd`: Kubernetes in one process.
 //!
 //! This file decides which program the binary is: under the names of CNI plugins it is the CNI plugin, else it is the
-//! daemon. [`server`] wires the daemon's components; the crates below this folder are the components.
+//! daemon. [`server`] and [`agent`] wire the daemon's components; the crates below this folder are the components.
 
+mod agent;
 mod cli;
 mod config;
 mod config_file;
+mod node;
 mod notify;
 mod server;
+mod tasks;
 
 use std::env;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::Config;
+use crate::config::{Config, Role};
+use crate::notify::Notifier;
+
+/// The Kubernetes version served, with our own build behind the plus sign.
+const VERSION: &str = concat!("v1.36.2+skerry", env!("CARGO_PKG_VERSION"));
 
 /// What is logged unless `RUST_LOG` or `--debug` says otherwise.
 const DEFAULT_FILTER: &str = "info";
@@ -51,7 +59,14 @@ fn run(config: Config) -> anyhow::Result<()> {
     // The TLS library lets the process choose its cryptography once.
     let _second_choice = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("k3sd").build()?;
-    let outcome = runtime.block_on(server::run(config));
+    for warning in &config.warnings {
+        tracing::warn!(warning, "the configuration asks for something that is not done");
+    }
+    let notifier = Arc::new(Notifier::from_environment(&config.warnings));
+    let outcome = match config.role {
+        Role::Server(config) => runtime.block_on(server::run(*config, notifier)),
+        Role::Agent(config) => runtime.block_on(agent::run(*config, notifier)),
+    };
     // What still runs on blocking threads is cut off: all that matters has been awaited above.
     runtime.shutdown_background();
     outcome

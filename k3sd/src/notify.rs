@@ -7,12 +7,18 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// A service manager that may be listening.
 #[derive(Debug)]
-pub(crate) struct Notifier(Option<(UnixDatagram, SocketAddr)>);
+pub(crate) struct Notifier {
+    socket: Option<(UnixDatagram, SocketAddr)>,
+    /// Appended to every status: what was asked for and is not done.
+    remark: String,
+}
 
 impl Notifier {
-    /// The one `NOTIFY_SOCKET` names.
-    pub(crate) fn from_environment() -> Self {
-        Self(env::var("NOTIFY_SOCKET").ok().and_then(|name| Self::connect(&name).ok()))
+    /// The one `NOTIFY_SOCKET` names. Every status ends in `warnings`, so that they stay in sight.
+    pub(crate) fn from_environment(warnings: &[String]) -> Self {
+        let socket = env::var("NOTIFY_SOCKET").ok().and_then(|name| Self::connect(&name).ok());
+        let remark = if warnings.is_empty() { String::new() } else { format!("; {}", warnings.join("; ")) };
+        Self { socket, remark }
     }
 
     fn connect(name: &str) -> io::Result<(UnixDatagram, SocketAddr)> {
@@ -23,7 +29,7 @@ impl Notifier {
         Ok((UnixDatagram::unbound()?, address))
     }
 
-    /// The API answers.
+    /// The API answers, or the node has joined.
     pub(crate) fn ready(&self) {
         self.send("READY=1");
     }
@@ -35,11 +41,11 @@ impl Notifier {
 
     /// One line for people.
     pub(crate) fn status(&self, text: &str) {
-        self.send(&format!("STATUS={}", text.replace('\n', " ")));
+        self.send(&format!("STATUS={}{}", text.replace('\n', " "), self.remark));
     }
 
     fn send(&self, message: &str) {
-        if let Some((socket, address)) = &self.0
+        if let Some((socket, address)) = &self.socket
             && let Err(error) = socket.send_to_addr(message.as_bytes(), address)
         {
             tracing::debug!(%error, "service manager does not listen");
@@ -64,10 +70,11 @@ mod tests {
             ),
         ];
         for (name, server) in servers {
-            Notifier(Some(Notifier::connect(&name).unwrap())).status("node a\nReady");
+            let socket = Some(Notifier::connect(&name).unwrap());
+            Notifier { socket, remark: "; x".into() }.status("node a\nReady");
             let mut buffer = [0; 64];
             let length = server.recv(&mut buffer).unwrap();
-            assert_eq!(&buffer[..length], b"STATUS=node a Ready");
+            assert_eq!(&buffer[..length], b"STATUS=node a Ready; x");
         }
     }
 }

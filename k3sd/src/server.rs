@@ -8,11 +8,11 @@
 //! A component that ends by itself ends the daemon; the service manager starts it again, and containers are not touched.
 
 mod components;
-mod status;
+mod joining;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use apiserver::{ApiServer, UserInfo};
@@ -20,76 +20,69 @@ use datastore::Datastore as _;
 use datastore::sqlite::Sqlite;
 use supervisor::kubeconfig::Kubeconfig;
 use supervisor::pki::{Params, ServerPki};
+use supervisor::token::{self, Passwords};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
-use crate::config::Config;
+use crate::VERSION;
+use crate::config::server::Server as Config;
 use crate::notify::Notifier;
-
-/// The Kubernetes version served, with our own build behind the plus sign.
-pub(crate) const VERSION: &str = concat!("v1.36.2+skerry", env!("CARGO_PKG_VERSION"));
-/// How long open requests and components may take to end.
-const DRAIN: Duration = Duration::from_secs(10);
+use crate::tasks::{Tasks, stop_signal};
 
 /// Runs the server until SIGTERM or SIGINT.
-pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+pub(crate) async fn run(config: Config, notifier: Arc<Notifier>) -> anyhow::Result<()> {
     let started = Instant::now();
-    info!(version = VERSION, node = %config.node_name, "k3sd starts");
-    for setting in &config.unknown_settings {
-        warn!(%setting, "unknown key in the configuration file is ignored");
-    }
+    info!(version = VERSION, node = %config.identity.name, "k3sd server starts");
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("failed to listen on {}; is another server running?", config.listen))?;
-    let notifier = Arc::new(Notifier::from_environment());
-    let pki = prepare_files(&config).await?;
+    let (pki, passwords) = prepare_files(&config).await?;
     let store = Arc::new(open_datastore(&config.data_dir).await?);
 
     // Components stop first, then the API they talk to, then the datastore below it.
-    let (components, api_cancel) = (CancellationToken::new(), CancellationToken::new());
-    let api = ApiServer::start(api_config(&config, &pki)?, store.clone(), api_cancel.clone()).await?;
-    let mut serving = JoinSet::new();
-    serving.spawn({
-        let (api, cancel) = (api.clone(), api_cancel.clone());
-        async move { api.serve(listener, cancel).await.context("the API server ended") }
+    let mut serving = Tasks::new("API server");
+    let api = api_config(&config, &pki)?;
+    let api = ApiServer::start(api, store.clone(), serving.cancel().clone()).await?;
+    let files = components::Files::of(&pki);
+    let endpoints = joining::endpoints(&config, pki.signer, passwords, &api);
+    let api = api.with_extra_routes(Arc::new(joining::Routes::new(endpoints.clone())));
+    serving.spawn("API server", {
+        let (api, cancel) = (api.clone(), serving.cancel().clone());
+        async move { Ok(api.serve(listener, cancel).await?) }
     });
     notifier.ready();
     info!(address = %config.listen, elapsed = ?started.elapsed(), "API server answers");
 
-    let mut tasks = components::start(&config, &pki, &api, &notifier, &components)?;
+    let mut tasks = Tasks::new("components");
+    components::start(&config, &files, &api, endpoints, &notifier, &mut tasks)?;
     let outcome = tokio::select! {
-        signal = stop_signal() => signal.map(|name| info!(signal = name, "stopping")),
-        Some(ended) = tasks.join_next() => Err(failure(ended)),
-        Some(ended) = serving.join_next() => Err(failure(ended)),
+        signal = stop_signal() => signal,
+        error = tasks.failure() => Err(error),
+        error = serving.failure() => Err(error),
     };
 
     notifier.stopping();
-    components.cancel();
-    drain("components", &mut tasks).await;
-    api_cancel.cancel();
-    drain("API server", &mut serving).await;
+    tasks.stop().await;
+    serving.stop().await;
     store.close().await;
     info!("stopped");
     outcome
 }
 
 /// Certificates, tokens and kubeconfig; blocking file work, done once.
-async fn prepare_files(config: &Config) -> anyhow::Result<ServerPki> {
+async fn prepare_files(config: &Config) -> anyhow::Result<(ServerPki, Passwords)> {
     let config = config.clone();
     tokio::task::spawn_blocking(move || {
         let params = Params {
-            node_name: config.node_name.clone(),
-            node_ips: config.node_ips.clone(),
+            node_name: config.identity.name.clone(),
+            node_ips: config.identity.ips.clone(),
             tls_sans: config.tls_sans.clone(),
             service_ip: config.service_address(),
             cluster_domain: config.cluster_domain.clone(),
         };
         let pki = ServerPki::load_or_create(&config.data_dir, &params)?;
         let (token, agent_token) = (config.token.as_deref(), config.agent_token.as_deref());
-        supervisor::token::write_server_files(&config.data_dir, &pki.server_ca, token, agent_token)?;
+        let passwords = token::write_server_files(&config.data_dir, &pki.server_ca, token, agent_token)?;
         let kubeconfig = Kubeconfig {
             server: &config.local_url(),
             name: &config.kubeconfig_name,
@@ -98,7 +91,7 @@ async fn prepare_files(config: &Config) -> anyhow::Result<ServerPki> {
             mode: config.kubeconfig_mode,
         };
         kubeconfig.write(&config.kubeconfig)?;
-        Ok(pki)
+        Ok((pki, passwords))
     })
     .await?
 }
@@ -134,36 +127,4 @@ fn api_config(config: &Config, pki: &ServerPki) -> anyhow::Result<apiserver::Con
 /// A client that calls straight into the API server's pipeline as somebody.
 fn client_as(api: &ApiServer, name: &str, groups: &[&str]) -> kube::Client {
     kube::Client::new(api.service_as(UserInfo::new(name, groups)), "default")
-}
-
-async fn stop_signal() -> anyhow::Result<&'static str> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
-}
-
-fn failure(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow::Error {
-    match ended {
-        Ok(Ok(())) => anyhow::anyhow!("a component ended"),
-        Ok(Err(error)) => error,
-        Err(error) => anyhow::Error::new(error).context("a component panicked"),
-    }
-}
-
-/// Waits for tasks to end, for a while; what does not is cut off.
-async fn drain(what: &str, tasks: &mut JoinSet<anyhow::Result<()>>) {
-    let all = async {
-        while let Some(ended) = tasks.join_next().await {
-            if let Ok(Err(error)) = ended {
-                warn!(error = format!("{error:#}"), "failed while stopping");
-            }
-        }
-    };
-    if tokio::time::timeout(DRAIN, all).await.is_err() {
-        warn!(what, left = tasks.len(), "did not end in time and is cut off");
-        tasks.shutdown().await;
-    }
 }

@@ -7,17 +7,31 @@ use tracing::info;
 
 use crate::notify::Notifier;
 
+/// When the service manager is told that the service is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    /// It has been told: the API answers.
+    Announced,
+    /// Once the node is registered: it has joined.
+    WhenRegistered,
+}
+
 /// Tells the service manager whenever the kubelet reports something new.
 pub(super) async fn follow(
     node: &str,
     mut reports: watch::Receiver<NodeReport>,
     notifier: &Notifier,
+    mut readiness: Readiness,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
     let mut was_ready = false;
     loop {
         let report = reports.borrow_and_update().clone();
         notifier.status(&describe(node, &report));
+        if report.registered && readiness == Readiness::WhenRegistered {
+            notifier.ready();
+            readiness = Readiness::Announced;
+        }
         if report.ready != was_ready {
             info!(node, ready = report.ready, reason = report.reason, "node state changed");
             was_ready = report.ready;
