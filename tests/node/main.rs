@@ -1,6 +1,8 @@
 //! One real node on this host, as `./just node` runs it: containerd, crun and nftables of the host, in namespaces of
 //! its own. Needs root.
 
+mod joining;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,10 +22,13 @@ struct Node {
 
 impl Node {
     fn start(state: &Path) -> Self {
+        Self::start_with(state, &[], &[])
+    }
+
+    /// With options of the script and arguments of k3sd.
+    fn start_with(state: &Path, options: &[&str], arguments: &[&str]) -> Self {
         let _stale = fs::remove_file(state.join("kubeconfig"));
-        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("node/node.sh"));
-        command.arg(binaries()).arg(state);
-        let process = Process::start(command);
+        let process = Process::start(script(options, state, arguments));
         let kubeconfig = state.join("kubeconfig");
         wait_for("kubeconfig", STEP, || kubeconfig.exists().then_some(()));
         let address = fs::read_to_string(state.join("address")).unwrap().trim().to_owned();
@@ -59,6 +64,25 @@ impl Node {
     }
 }
 
+fn script(options: &[&str], state: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("node/node.sh"));
+    command.args(options).arg(binaries()).arg(state).args(arguments);
+    command
+}
+
+/// Whether tests that need root are to be left out.
+fn skipped() -> bool {
+    if std::env::var_os("SKERRY_SKIP_ROOT").is_some() {
+        eprintln!("skipped, as SKERRY_SKIP_ROOT asks");
+        return true;
+    }
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "a node needs root: run as root, or set SKERRY_SKIP_ROOT=1 to leave it out"
+    );
+    false
+}
+
 fn parent(id: i32) -> Option<i32> {
     let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
@@ -66,14 +90,9 @@ fn parent(id: i32) -> Option<i32> {
 
 #[test]
 fn a_deployment_runs_and_survives_the_death_of_containerd() {
-    if std::env::var_os("SKERRY_SKIP_ROOT").is_some() {
-        eprintln!("skipped, as SKERRY_SKIP_ROOT asks");
+    if skipped() {
         return;
     }
-    assert!(
-        nix::unistd::geteuid().is_root(),
-        "a node needs root: run as root, or set SKERRY_SKIP_ROOT=1 to leave it out"
-    );
     let state = tempfile::Builder::new().prefix("skerry-node").tempdir_in(scratch()).unwrap();
     damaged_image(state.path());
     let mut node = Node::start(state.path());
