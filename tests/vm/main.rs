@@ -8,4 +8,5 @@ mod boot;
 mod disk;
 mod network;
 mod restart;
+mod roles;
 mod supervision;
