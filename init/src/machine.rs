@@ -54,14 +54,16 @@ pub(crate) struct Machine {
 impl Machine {
     /// A machine that tells about itself on `board`.
     pub(crate) fn new(board: Board) -> Self {
+        let cmdline = Cmdline::read();
+        let watchdog = Watchdog::new(config::early(&cmdline).config.boot.watchdog);
         Self {
             board,
-            cmdline: Cmdline::read(),
+            cmdline,
             reaper: Reaper::default(),
             hub: Hub::default(),
             duties: JoinSet::new(),
             supervisor: None,
-            watchdog: Watchdog::default(),
+            watchdog,
             offers: network::Offers::default(),
             persistent: false,
         }
@@ -97,8 +99,7 @@ impl Machine {
         let (board, reaper) = (self.board.clone(), self.reaper.clone());
         self.keep_doing("modules", move || devices::load_modules(board.clone(), reaper.clone()));
         let (watchdog, board) = (self.watchdog.clone(), self.board.clone());
-        let setting = config::early(&self.cmdline).config.boot.watchdog;
-        self.keep_doing("watchdog", move || watchdog.clone().run(setting, board.clone()));
+        self.keep_doing("watchdog", move || watchdog.clone().run(board.clone()));
         let board = self.board.clone();
         self.keep_doing("kubeconfig", move || handout::run(board.clone()));
         self.keep_doing("journal socket", logs::serve_journal);
@@ -115,6 +116,7 @@ impl Machine {
         let found = config::search(&self.board, &self.cmdline, &self.reaper).await;
         let state = self.prepare_state(&found).await;
         let (Decision { config, usable, mistakes, .. }, problems) = found.settle(&self.cmdline);
+        self.watchdog.set(config.boot.watchdog);
         let hostname = self.take_identity(&config, state.is_ok());
         self.start_network(&config, &hostname);
         self.apply(&config);

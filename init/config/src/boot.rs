@@ -1,10 +1,14 @@
-//! `[boot]`: what is needed before any document can be read.
+//! `[boot]`: what concerns the boot itself.
+//!
+//! The root filesystem is found before any document can be read, so only the kernel command line can say where it is. Everything else
+//! may stand in any source: it takes effect when that has been read.
 
 use std::time::Duration;
 
 use crate::read::At;
+use crate::tree::Value;
 
-/// What is needed before any document can be read; so it may stand only in the image's defaults and on the kernel command line.
+/// What concerns the boot itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Boot {
     /// Where the root filesystem is.
@@ -65,7 +69,7 @@ impl Boot {
         let mut boot = Self::default();
         let Some(fields) = at.fields(&["root", "state", "watchdog", "debug"]) else { return boot };
         if let Some(at) = fields.get("root") {
-            boot.root = at.parsed("auto, LABEL=name, PARTUUID=guid or /dev/name", root).unwrap_or_default();
+            boot.root = root_of(&at).unwrap_or_default();
         }
         if let Some(at) = fields.get("state") {
             let choices = [
@@ -77,21 +81,41 @@ impl Boot {
             boot.state = at.choice(&choices).unwrap_or_default();
         }
         if let Some(at) = fields.get("watchdog") {
-            boot.watchdog = at.parsed("off, or seconds from 10 to 3600", watchdog).unwrap_or_default();
+            boot.watchdog = watchdog(&at).unwrap_or_default();
         }
         boot.debug = fields.get("debug").and_then(|at| at.boolean()).unwrap_or_default();
         boot
     }
 }
 
-fn watchdog(text: &str) -> Option<Watchdog> {
-    match text {
-        "off" => Some(Watchdog::Off),
-        seconds => match seconds.parse() {
-            Ok(seconds @ 10..=3600) => Some(Watchdog::Within(Duration::from_secs(seconds))),
-            _ => None,
-        },
+fn watchdog(at: &At<'_>) -> Option<Watchdog> {
+    let within = |seconds: u64| {
+        let sound = (10..=3600).contains(&seconds);
+        sound.then(|| Watchdog::Within(Duration::from_secs(seconds)))
+    };
+    let allowed = "\"off\", or seconds from 10 to 3600";
+    if let Value::Integer(seconds) = at.value() {
+        let found = u64::try_from(*seconds).ok().and_then(within);
+        if found.is_none() {
+            at.wrong(allowed);
+        }
+        return found;
     }
+    at.parsed(allowed, |text| match text {
+        "off" => Some(Watchdog::Off),
+        seconds => seconds.parse().ok().and_then(within),
+    })
+}
+
+fn root_of(at: &At<'_>) -> Option<RootSource> {
+    if !matches!(at.value(), Value::Words(_)) {
+        at.wrong_because(
+            "a setting that is needed before this can be read",
+            "skerry.root= on the kernel command line, and nowhere else",
+        );
+        return None;
+    }
+    at.parsed("auto, LABEL=name, PARTUUID=guid or /dev/name", root)
 }
 
 fn root(text: &str) -> Option<RootSource> {
@@ -101,5 +125,40 @@ fn root(text: &str) -> Option<RootSource> {
         Some(("LABEL", label)) if !label.is_empty() => Some(RootSource::Label(label.to_owned())),
         Some(("PARTUUID", guid)) if guid.len() == 36 => Some(RootSource::PartUuid(guid.to_ascii_lowercase())),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Layer, Resolved, resolve};
+
+    fn document(text: &str) -> Resolved {
+        resolve(&[Layer::toml("config.toml", text.as_bytes()).unwrap()])
+    }
+
+    #[test]
+    fn only_the_command_line_is_early_enough_to_say_where_the_root_is() {
+        let told = document("[boot]\nroot = \"/dev/vda2\"").mistakes;
+        assert_eq!(told.len(), 1);
+        assert_eq!(
+            told[0].to_string(),
+            "config.toml:2: boot.root: given a setting that is needed before this can be read; allowed: skerry.root= on the kernel command line, and nowhere else"
+        );
+        let words = resolve(&[Layer::words([("root", Some("/dev/vda2"))])]);
+        assert_eq!(words.mistakes, []);
+        assert_eq!(words.config.boot.root, RootSource::Device("/dev/vda2".to_owned()));
+    }
+
+    #[test]
+    fn seconds_may_be_a_number_or_text() {
+        let within = |seconds| Watchdog::Within(Duration::from_secs(seconds));
+        let cases =
+            [("90", Some(within(90))), ("\"90\"", Some(within(90))), ("\"off\"", Some(Watchdog::Off))];
+        for (text, expected) in cases.into_iter().chain([("9", None), ("-1", None), ("true", None)]) {
+            let resolved = document(&format!("boot.watchdog = {text}"));
+            let found = resolved.mistakes.is_empty().then_some(resolved.config.boot.watchdog);
+            assert_eq!(found, expected, "{text}");
+        }
     }
 }

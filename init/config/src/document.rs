@@ -38,7 +38,7 @@ pub struct NodeConfig {
     pub modules: Vec<Module>,
     /// The log.
     pub log: Log,
-    /// What is needed before any document can be read.
+    /// The boot itself.
     pub boot: Boot,
 }
 

@@ -70,6 +70,11 @@ const OURS: &[(&str, &str)] = &[
     ("private-registry", "the section [registries]"),
 ];
 
+/// What PID 1 does by itself; k3sd would only warn that it does nothing of it.
+const DONE_BY_PID_1: &[&str] = &[DISABLE_DEFAULT_REGISTRY_ENDPOINT];
+/// Whether registries that have mirrors are never asked themselves.
+pub const DISABLE_DEFAULT_REGISTRY_ENDPOINT: &str = "disable-default-registry-endpoint";
+
 /// A value may be a secret, so none is shown.
 impl std::fmt::Debug for FlagValue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -80,6 +85,12 @@ impl std::fmt::Debug for FlagValue {
             Self::List(_) => "List(...)",
         })
     }
+}
+
+/// Whether a flag that takes true or false is true.
+#[must_use]
+pub fn is_on(flags: &Flags, name: &str) -> bool {
+    flags.get(name) == Some(&FlagValue::Boolean(true))
 }
 
 impl TakenBy {
@@ -219,6 +230,7 @@ pub(crate) fn check(notes: &Notes, root: &Item, node: &Node) {
 #[must_use]
 pub fn config_yaml(node: &Node, flags: &Flags) -> String {
     let mut all = flags.clone();
+    all.retain(|name, _| !DONE_BY_PID_1.contains(&name.as_str()));
     let mut text = |name: &str, value: Option<String>| {
         if let Some(value) = value {
             all.entry(name.to_owned()).or_insert(FlagValue::Text(value));
@@ -311,6 +323,7 @@ mod tests {
             disable = "traefik"
             node-label = ["zone=1"]
             cluster-init = true
+            disable-default-registry-endpoint = true
             https-listen-port = 6444
             "#,
         );

@@ -28,7 +28,11 @@ pub(crate) fn services(config: &NodeConfig) -> Result<()> {
     if !config.registries.is_empty() {
         write(Path::new(REGISTRIES), registries_yaml(&config.registries).as_bytes(), SECRET)?;
     }
-    hosts::write(&config.registries)
+    let origin = match k3s::is_on(&config.k3s, k3s::DISABLE_DEFAULT_REGISTRY_ENDPOINT) {
+        true => hosts::Origin::Never,
+        false => hosts::Origin::Last,
+    };
+    hosts::write(&config.registries, origin)
 }
 
 /// Writes `[[files]]`. One that fails does not keep the others from being written.

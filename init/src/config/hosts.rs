@@ -1,6 +1,7 @@
 //! containerd's `hosts.toml` for every registry that is configured (containerd docs/hosts.md), by K3s's rules.
 //!
-//! The mirrors come first, in their order, and the registry itself last. TLS settings are looked up by the host that is connected to.
+//! The mirrors come first, in their order, and the registry itself last, unless K3s's `disable-default-registry-endpoint` says that it is never
+//! asked. TLS settings are looked up by the host that is connected to.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -21,12 +22,28 @@ const ANY_DIRECTORY: &str = "_default";
 /// The names of Docker Hub: in image names, in configurations, and of the host itself.
 const DOCKER_HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
 
-/// Writes the files for `registries` and takes away those of the last boot.
-pub(super) fn write(registries: &Registries) -> Result<()> {
-    write_below(Path::new(CERTS_DIRECTORY), registries)
+/// Whether a registry that has mirrors is asked itself when none of them has what is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It is asked last.
+    Last,
+    /// It is not asked.
+    Never,
 }
 
-fn write_below(base: &Path, registries: &Registries) -> Result<()> {
+/// One host that is asked.
+struct Endpoint {
+    url: String,
+    override_path: bool,
+    tls: String,
+}
+
+/// Writes the files for `registries` and takes away those of the last boot.
+pub(super) fn write(registries: &Registries, origin: Origin) -> Result<()> {
+    write_below(Path::new(CERTS_DIRECTORY), registries, origin)
+}
+
+fn write_below(base: &Path, registries: &Registries, origin: Origin) -> Result<()> {
     fs::create_dir_all(base).with_context(|| format!("failed to create {}", base.display()))?;
     for entry in fs::read_dir(base).with_context(|| format!("failed to list {}", base.display()))?.flatten() {
         let generated = fs::read_to_string(entry.path().join("hosts.toml"));
@@ -35,7 +52,7 @@ fn write_below(base: &Path, registries: &Registries) -> Result<()> {
                 .with_context(|| format!("failed to remove {}", entry.path().display()))?;
         }
     }
-    for (directory, text) in render(registries) {
+    for (directory, text) in render(registries, origin) {
         let directory = base.join(directory);
         fs::create_dir_all(&directory)
             .and_then(|()| fs::write(directory.join("hosts.toml"), text))
@@ -45,62 +62,81 @@ fn write_below(base: &Path, registries: &Registries) -> Result<()> {
 }
 
 /// Directory and text for each registry that differs from what containerd does anyway.
-fn render(registries: &Registries) -> BTreeMap<String, String> {
+fn render(registries: &Registries, origin: Origin) -> BTreeMap<String, String> {
     let hosts: BTreeSet<&String> = registries.mirrors.keys().chain(registries.configs.keys()).collect();
     let nothing = Mirror::default();
     hosts
         .into_iter()
         .filter_map(|host| {
             let mirror = registries.mirrors.get(host).unwrap_or(&nothing);
-            let tls = tls_of(registries, host);
             let directory = if host == ANY { ANY_DIRECTORY } else { host };
-            let worth = !mirror.endpoint.is_empty() || (tls.is_some() && host != ANY);
-            worth.then(|| (directory.to_owned(), one(registries, host, mirror, tls)))
+            let has_tls = host != ANY && tls_of(registries, host).is_some();
+            let worth = !mirror.endpoint.is_empty() || has_tls;
+            worth.then(|| (directory.to_owned(), one(registries, host, mirror, origin)))
         })
         .collect()
 }
 
-fn one(registries: &Registries, host: &str, mirror: &Mirror, tls: Option<&Tls>) -> String {
+fn one(registries: &Registries, host: &str, mirror: &Mirror, origin: Origin) -> String {
+    let mut mirrors = endpoints(registries, mirror);
+    // Without a `server` containerd would ask the registry itself in the end. So the last mirror stands there (docs/hosts.md, "Setup
+    // Default Mirror for All Registries").
+    let only = if origin == Origin::Never { mirrors.pop() } else { None };
     let mut text = format!("{HEADING}\n");
-    if host != ANY {
-        // Writing to a String does not fail.
+    // Writing to a String does not fail.
+    if let Some(Endpoint { url, override_path, tls }) = &only {
+        let _ = writeln!(text, "server = {url:?}\ncapabilities = [\"pull\", \"resolve\"]");
+        if *override_path {
+            text.push_str("override_path = true\n");
+        }
+        text.push_str(tls);
+    } else if host != ANY {
         let _ = writeln!(text, "server = {:?}", format!("{}/v2", base_url(actual(host))));
         text.push_str("capabilities = [\"pull\", \"resolve\", \"push\"]\n");
-        text.push_str(&tls_lines(tls, ""));
+        text.push_str(&tls_lines(tls_of(registries, host)));
     }
-    let mut seen = BTreeSet::new();
-    for endpoint in mirror.endpoint.iter().map(|endpoint| base_url(endpoint)) {
-        if !seen.insert(endpoint.clone()) {
-            continue;
+    // containerd takes no file without this table (its issue 10027).
+    text.push_str("\n[host]\n");
+    for Endpoint { url, override_path, tls } in mirrors {
+        let _ = writeln!(text, "\n[host.{url:?}]\ncapabilities = [\"pull\", \"resolve\"]");
+        if override_path {
+            text.push_str("override_path = true\n");
         }
-        let (at, path) = split(&endpoint);
-        let mut path = if path.is_empty() { "/v2".to_owned() } else { path.to_owned() };
-        if let Some(prefix) = &mirror.prefix {
-            path = format!("{path}/{prefix}");
-        }
-        let _ =
-            writeln!(text, "\n[host.{:?}]\n  capabilities = [\"pull\", \"resolve\"]", format!("{at}{path}"));
-        if path != "/v2" {
-            text.push_str("  override_path = true\n");
-        }
-        let host = at.split_once("://").map_or(at, |(_, host)| host);
-        text.push_str(&tls_lines(tls_of(registries, host), "  "));
+        text.push_str(&tls);
     }
     text
 }
 
-fn tls_lines(tls: Option<&Tls>, indent: &str) -> String {
+/// The mirrors in their order, each once.
+fn endpoints(registries: &Registries, mirror: &Mirror) -> Vec<Endpoint> {
+    let mut seen = BTreeSet::new();
+    let urls = mirror.endpoint.iter().map(|endpoint| base_url(endpoint));
+    urls.filter(|url| seen.insert(url.clone()))
+        .map(|url| {
+            let (at, path) = split(&url);
+            let mut path = if path.is_empty() { "/v2".to_owned() } else { path.to_owned() };
+            if let Some(prefix) = &mirror.prefix {
+                path = format!("{path}/{prefix}");
+            }
+            let host = at.split_once("://").map_or(at, |(_, host)| host);
+            let tls = tls_lines(tls_of(registries, host));
+            Endpoint { url: format!("{at}{path}"), override_path: path != "/v2", tls }
+        })
+        .collect()
+}
+
+fn tls_lines(tls: Option<&Tls>) -> String {
     let mut text = String::new();
     let Some(tls) = tls else { return text };
     // Writing to a String does not fail.
     if let Some(file) = &tls.ca_file {
-        let _ = writeln!(text, "{indent}ca = [{file:?}]");
+        let _ = writeln!(text, "ca = [{file:?}]");
     }
     if let (Some(cert), Some(key)) = (&tls.cert_file, &tls.key_file) {
-        let _ = writeln!(text, "{indent}client = [[{cert:?}, {key:?}]]");
+        let _ = writeln!(text, "client = [[{cert:?}, {key:?}]]");
     }
     if tls.insecure_skip_verify {
-        let _ = writeln!(text, "{indent}skip_verify = true");
+        let _ = writeln!(text, "skip_verify = true");
     }
     text
 }
@@ -165,7 +201,7 @@ mod tests {
 
     #[test]
     fn mirrors_become_hosts_in_their_order_with_the_tls_of_each_host() {
-        let files = render(&registries(TEXT));
+        let files = render(&registries(TEXT), Origin::Last);
         assert_eq!(
             files.keys().collect::<Vec<_>>(),
             ["_default", "docker.io", "mirror.example:5000", "quay.io"]
@@ -186,9 +222,32 @@ mod tests {
 
     #[test]
     fn a_prefix_becomes_part_of_the_mirrors_path() {
-        let table: toml::Table = render(&registries(TEXT))["quay.io"].parse().unwrap();
+        let table: toml::Table = render(&registries(TEXT), Origin::Last)["quay.io"].parse().unwrap();
         let host = &table["host"]["https://mirror.example/v2/quay"];
         assert_eq!(host["override_path"].as_bool(), Some(true));
+    }
+
+    #[test]
+    fn a_registry_that_is_never_asked_has_its_last_mirror_in_its_place() {
+        let files = render(&registries(TEXT), Origin::Never);
+        let table: toml::Table = files["docker.io"].parse().unwrap();
+        assert_eq!(table["server"].as_str(), Some("http://localhost:5001/cache"));
+        assert_eq!(table["override_path"].as_bool(), Some(true));
+        assert_eq!(table.get("skip_verify"), None, "that is said of the registry, not of the mirror");
+        let hosts: Vec<_> = table["host"].as_table().unwrap().keys().collect();
+        assert_eq!(hosts, ["https://mirror.example:5000/v2"]);
+        let table: toml::Table = files["_default"].parse().unwrap();
+        assert_eq!(table["server"].as_str(), Some("https://all.example/v2"));
+        // Nothing stands in for this one.
+        let table: toml::Table = files["mirror.example:5000"].parse().unwrap();
+        assert_eq!(table["server"].as_str(), Some("https://mirror.example:5000/v2"));
+    }
+
+    #[test]
+    fn every_file_has_the_table_of_hosts_that_containerd_insists_on() {
+        for (name, text) in render(&registries(TEXT), Origin::Last) {
+            assert!(text.parse::<toml::Table>().unwrap()["host"].is_table(), "{name}");
+        }
     }
 
     #[test]
@@ -196,9 +255,9 @@ mod tests {
         let base = std::env::temp_dir().join(format!("skerry-hosts-{}", std::process::id()));
         fs::create_dir_all(base.join("own.example")).unwrap();
         fs::write(base.join("own.example/hosts.toml"), "server = \"x\"").unwrap();
-        write_below(&base, &registries(TEXT)).unwrap();
+        write_below(&base, &registries(TEXT), Origin::Last).unwrap();
         assert!(base.join("quay.io/hosts.toml").exists());
-        write_below(&base, &Registries::default()).unwrap();
+        write_below(&base, &Registries::default(), Origin::Last).unwrap();
         assert!(!base.join("quay.io").exists() && base.join("own.example/hosts.toml").exists());
         fs::remove_dir_all(&base).unwrap();
     }

@@ -6,13 +6,18 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use rustix::ioctl::{self, Getter, Opcode, Updater, opcode};
+use rustix::ioctl::{self, Getter, Opcode, Setter, Updater, opcode};
 
 const WDIOC_GETSUPPORT: Opcode = opcode::read::<Support>(b'W', 0);
 const WDIOC_GETBOOTSTATUS: Opcode = opcode::read::<c_int>(b'W', 2);
+/// Declared as a read in the kernel's header, though the kernel takes the value from there.
+const WDIOC_SETOPTIONS: Opcode = opcode::read::<c_int>(b'W', 4);
 const WDIOC_SETTIMEOUT: Opcode = opcode::read_write::<c_int>(b'W', 6);
 /// `WDIOF_CARDRESET`: the watchdog caused the last reset.
 const CARD_RESET: c_int = 0x20;
+
+/// `WDIOS_DISABLECARD`.
+const DISABLE_CARD: c_int = 1;
 
 /// `struct watchdog_info`.
 #[repr(C)]
@@ -54,6 +59,16 @@ pub fn set_timeout(watchdog: impl AsFd, timeout: Duration) -> io::Result<Duratio
     Ok(Duration::from_secs(seconds.try_into().unwrap_or(0)))
 }
 
+/// Stops it, so that no ping is needed any more.
+///
+/// # Errors
+/// `EBUSY` if its driver or the kernel does not let it be stopped; it goes on and must be pinged.
+pub fn stop(watchdog: impl AsFd) -> io::Result<()> {
+    // SAFETY: the kernel reads one int from the Setter's own memory.
+    unsafe { ioctl::ioctl(watchdog, Setter::<WDIOC_SETOPTIONS, c_int>::new(DISABLE_CARD)) }
+        .map_err(io::Error::from)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -65,6 +80,7 @@ mod tests {
         let null = File::open("/dev/null").unwrap();
         assert!(identity(&null).is_err());
         assert!(caused_last_reset(&null).is_err());
+        assert!(stop(&null).is_err());
         assert!(set_timeout(&null, Duration::from_secs(60)).is_err());
     }
 
