@@ -150,6 +150,7 @@ impl Start<'_> {
             node_labels: self.node.labels.clone().into_iter().chain(label).collect(),
             register_with_taints: self.node.taints.clone(),
             max_pods: self.node.max_pods,
+            eviction_hard: self.node.eviction_hard.clone(),
             version: VERSION.to_owned(),
             report,
         }

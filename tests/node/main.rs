@@ -66,7 +66,9 @@ impl Node {
 
 fn script(options: &[&str], state: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("node/node.sh"));
-    command.args(options).arg(binaries()).arg(state).args(arguments);
+    // Where this is tested there may be little room on a large disk: enough is what the pods of a test need.
+    let room = "--kubelet-arg=eviction-hard=memory.available<64Mi,nodefs.available<256Mi";
+    command.args(options).arg(binaries()).arg(state).arg(room).args(arguments);
     command
 }
 

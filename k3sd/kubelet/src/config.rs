@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1::Taint;
 use tokio::sync::watch;
 
+use crate::eviction::Thresholds;
+
 /// Resolved configuration of one node agent. Paths are absolute.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -44,6 +46,8 @@ pub struct Config {
     pub register_with_taints: Vec<Taint>,
     /// Most pods this node runs at once.
     pub max_pods: u32,
+    /// From when the node counts as short of memory, disk or process ids.
+    pub eviction_hard: Thresholds,
     /// Version reported in `nodeInfo.kubeletVersion`.
     pub version: String,
     /// Where the kubelet tells how the node is; read by the console and by `sd_notify`.

@@ -17,6 +17,7 @@ pub mod config;
 pub mod containerd;
 mod cri;
 mod events;
+mod eviction;
 mod images;
 mod inotify;
 mod logs;
@@ -37,6 +38,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, NodeReport};
+pub use eviction::{ThresholdError, Thresholds};
 
 use agent::{Agent, Books};
 use cgroup::Hierarchy;

@@ -179,12 +179,7 @@ async fn keep_status(agent: &Agent, runtime_version: &str, node: Node) {
         if due || differs(&last, &next) {
             match write(&api, agent, &next).await {
                 Ok(()) => {
-                    if is_ready(&last) != ready || written.is_none() {
-                        info!(node = %agent.config.node_name, ready, reason = %not_ready_reason(&next), "node status");
-                        let reason = if ready { "NodeReady" } else { "NodeNotReady" };
-                        let text = format!("Node {} status is now: {reason}", agent.config.node_name);
-                        agent.events.node_event(&agent.config.node_name, "Normal", reason, text);
-                    }
+                    announce(agent, &last, &next, written.is_none());
                     last = next;
                     written = Some(Instant::now());
                 }
@@ -202,6 +197,34 @@ async fn keep_status(agent: &Agent, runtime_version: &str, node: Node) {
 async fn write(api: &Api<Node>, agent: &Agent, status: &NodeStatus) -> Result<(), kube::Error> {
     let patch = Patch::Strategic(json!({ "status": status }));
     api.patch_status(&agent.config.node_name, &PatchParams::default(), &patch).await.map(|_| ())
+}
+
+/// Logs, and records as events, what became of the node. `first` is the first report of this run.
+fn announce(agent: &Agent, last: &NodeStatus, next: &NodeStatus, first: bool) {
+    let name = &agent.config.node_name;
+    let event = |type_, reason: &str| {
+        agent.events.node_event(name, type_, reason, format!("Node {name} status is now: {reason}"));
+    };
+    let ready = is_ready(next);
+    if first || is_ready(last) != ready {
+        info!(node = %name, ready, reason = %not_ready_reason(next), "node status");
+        event("Normal", if ready { "NodeReady" } else { "NodeNotReady" });
+    }
+    for condition in
+        next.conditions.iter().flatten().filter(|condition| condition.type_.ends_with("Pressure"))
+    {
+        let is_true = |condition: &NodeCondition| condition.status == "True";
+        let before = last.conditions.iter().flatten().any(|old| old.type_ == condition.type_ && is_true(old));
+        let reason = condition.reason.as_deref().unwrap_or_default();
+        match (before, is_true(condition)) {
+            (false, true) => {
+                warn!(node = %name, condition = %condition.type_, "the node runs short: new pods stay away")
+            }
+            (true, false) => info!(node = %name, condition = %condition.type_, "the node has enough again"),
+            _ => continue,
+        }
+        event("Normal", reason);
+    }
 }
 
 fn tell(agent: &Agent, status: &NodeStatus, ready: bool) {
@@ -309,7 +332,7 @@ async fn images(agent: &Agent) -> Option<Vec<ContainerImage>> {
 
 /// Upstream's four conditions, each with its reason and message for both outcomes.
 async fn conditions(agent: &Agent, last: Option<&NodeStatus>) -> Vec<NodeCondition> {
-    let pressure = Pressure::measure(&agent.config.root_dir);
+    let pressure = Pressure::measure(&agent.config.root_dir, &agent.config.eviction_hard);
     let not_ready = runtime_trouble(agent).await;
     let ready_message = not_ready.clone().unwrap_or_else(|| "kubelet is posting ready status".to_owned());
     let short = |yes: bool, type_, (bad, good), (bad_text, good_text): (&str, &str)| {

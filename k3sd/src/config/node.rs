@@ -39,6 +39,7 @@ pub(crate) struct Node {
     /// The interface that leads to the other nodes.
     pub(crate) interface: Option<String>,
     pub(crate) max_pods: u32,
+    pub(crate) eviction_hard: kubelet::Thresholds,
     pub(crate) kubelet_dir: PathBuf,
 }
 
@@ -90,6 +91,7 @@ impl Node {
             listen: SocketAddr::new(listen, KUBELET_PORT),
             interface: flags.flannel_iface.clone(),
             max_pods: MAX_PODS,
+            eviction_hard: kubelet::Thresholds::default(),
             kubelet_dir: PathBuf::from(KUBELET_DIR),
         };
         for setting in &flags.kubelet_arg {
@@ -105,6 +107,10 @@ impl Node {
             "max-pods" => match value.parse() {
                 Ok(max) if max > 0 => self.max_pods = max,
                 _ => mistakes.add(format!("kubelet-arg: max-pods: not a number above 0: {value:?}")),
+            },
+            "eviction-hard" => match value.parse() {
+                Ok(thresholds) => self.eviction_hard = thresholds,
+                Err(error) => mistakes.add(format!("kubelet-arg: eviction-hard: {error}")),
             },
             "root-dir" if Path::new(value).is_absolute() => self.kubelet_dir = PathBuf::from(value),
             "root-dir" => mistakes.add(format!("kubelet-arg: root-dir: not an absolute path: {value:?}")),
@@ -220,13 +226,21 @@ mod tests {
     fn kubelet_settings_are_acted_on_or_named() {
         let identity = Identity { name: "a".into(), ips: vec![IpAddr::from([127, 0, 0, 1])] };
         let flags = NodeFlags {
-            kubelet_arg: vec!["max-pods=7".into(), "--root-dir=x".into(), "serialize-image-pulls".into()],
+            kubelet_arg: vec![
+                "max-pods=7".into(),
+                "--root-dir=x".into(),
+                "serialize-image-pulls".into(),
+                "eviction-hard=disk<1%".into(),
+            ],
             ..NodeFlags::default()
         };
         let (mut mistakes, mut warnings) = (Mistakes::default(), Vec::new());
         let node = Node::resolve(&flags, &identity, &mut mistakes, &mut warnings);
         assert_eq!(node.max_pods, 7);
         assert!(mistakes.0.iter().any(|mistake| mistake.contains("root-dir")));
+        assert!(
+            mistakes.0.iter().any(|mistake| mistake.contains("eviction-hard") && mistake.contains("disk<1%"))
+        );
         assert_eq!(warnings, ["kubelet-arg serialize-image-pulls is not acted on"]);
     }
 }

@@ -2,11 +2,7 @@
 
 use std::path::Path;
 
-/// Eviction thresholds, from which a pressure condition is true. K3s's: 5 % of a file system; upstream's: 100 MiB of
-/// memory and a tenth of the process ids.
-const MIN_MEMORY: u64 = 100 << 20;
-const MIN_DISK_PERCENT: u64 = 5;
-const MIN_PID_PERCENT: u64 = 10;
+use crate::eviction::Thresholds;
 
 /// Capacity and identity; does not change while the machine is up.
 #[derive(Clone, Debug, Default)]
@@ -56,25 +52,32 @@ impl Machine {
 }
 
 impl Pressure {
-    /// Measures now.
-    pub(crate) fn measure(root_dir: &Path) -> Self {
+    /// Measures now. Images are taken to be on the file system of `root_dir`.
+    pub(crate) fn measure(root_dir: &Path, thresholds: &Thresholds) -> Self {
         let disk = rustix::fs::statvfs(root_dir).is_ok_and(|fs| {
-            let short = |free: u64, all: u64| all > 0 && free * 100 < all * MIN_DISK_PERCENT;
-            short(fs.f_bavail, fs.f_blocks) || short(fs.f_favail, fs.f_files)
+            let bytes = |blocks: u64| blocks.saturating_mul(fs.f_frsize);
+            let space = ["nodefs.available", "imagefs.available"];
+            let inodes = ["nodefs.inodesFree", "imagefs.inodesFree"];
+            thresholds.crossed(&space, bytes(fs.f_bavail), bytes(fs.f_blocks))
+                || fs.f_files > 0 && thresholds.crossed(&inodes, fs.f_favail, fs.f_files)
         });
         let available = meminfo("MemAvailable:");
-        Self { memory: available > 0 && available < MIN_MEMORY, disk, pid: pid_pressure() }
+        let memory =
+            available > 0 && thresholds.crossed(&["memory.available"], available, meminfo("MemTotal:"));
+        Self { memory, disk, pid: pid_pressure(thresholds) }
     }
 }
 
 /// `/proc/loadavg` holds the number of tasks as `running/all`.
-fn pid_pressure() -> bool {
+fn pid_pressure(thresholds: &Thresholds) -> bool {
     let number = |text: &str| text.trim().parse::<u64>().ok();
     let loadavg = read("/proc/loadavg");
     let tasks = loadavg.split_whitespace().nth(3).and_then(|field| number(field.split('/').nth(1)?));
     let limit = number(&read("/proc/sys/kernel/pid_max"));
     match (tasks, limit) {
-        (Some(tasks), Some(limit)) => limit.saturating_sub(tasks) * 100 < limit * MIN_PID_PERCENT,
+        (Some(tasks), Some(limit)) => {
+            thresholds.crossed(&["pid.available"], limit.saturating_sub(tasks), limit)
+        }
         _ => false,
     }
 }

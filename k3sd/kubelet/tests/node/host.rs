@@ -175,6 +175,7 @@ impl Host {
             node_labels: BTreeMap::new(),
             register_with_taints: Vec::new(),
             max_pods: 110,
+            eviction_hard: kubelet::Thresholds::default(),
             version: "v0".to_owned(),
             report: watch::channel(NodeReport::default()).0,
         };
