@@ -12,3 +12,7 @@ define SKERRY_FETCH_CRATES
 endef
 
 include $(sort $(wildcard $(BR2_EXTERNAL_SKERRY_PATH)/package/*/*.mk))
+
+# Buildroot's mkfs.erofs for the build machine knows no zstd, which the root file system is compressed with.
+HOST_EROFS_UTILS_CONF_OPTS += --with-libzstd
+$(HOST_EROFS_UTILS_TARGET_CONFIGURE): | host-zstd

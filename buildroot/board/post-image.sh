@@ -2,9 +2,21 @@
 # Hands the target tree to the image builder. Buildroot calls it as: post-image.sh IMAGES_DIR TARGET
 set -eu
 images="$1" target="$2"
+board="$(dirname "$0")"
 case "$target" in
 *x86_64) kernel="$images/bzImage" ;;
 *) kernel="$images/Image" ;;
 esac
-exec "$HOST_DIR/bin/image" build --target "$target" --tree "$TARGET_DIR" --kernel "$kernel" \
-	--binaries "$images/programs" --out "$images/skerry"
+case "$target" in
+raspberrypi*)
+	# The kernel's device trees belong beside the firmware, which chooses among them.
+	boot="$images/rpi-firmware"
+	cp "$images"/*.dtb "$boot/"
+	;;
+*)
+	boot="$images/efi-part"
+	cp "$board/grub.cfg" "$boot/EFI/BOOT/grub.cfg"
+	;;
+esac
+exec "$HOST_DIR/bin/image" build --target "$target" --tree "$TARGET_DIR" --kernel "$kernel" --boot-files "$boot" \
+	--mkfs "$HOST_DIR/bin/mkfs.erofs" --binaries "$images/programs" --out "$images/skerry"

@@ -1,15 +1,16 @@
-//! What is on the BOOT partition: the loader, and for each slot a kernel, an initramfs and an entry that names them.
+//! What is on the BOOT partition: what starts the machine, and a kernel and an initramfs for it to load.
 //!
-//! Entries are those of the Boot Loader Specification (type 1), as systemd-boot reads them. The partition is also where
+//! With UEFI that is a loader, and for each slot an entry that names kernel and initramfs. Entries are those of the Boot Loader Specification (type 1), as systemd-boot reads them. The partition is also where
 //! people put `config.toml`: every computer can write to it.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use disk::fat::Files;
+use anyhow::{Context, ensure};
 
 use crate::identity::VERSION;
 use crate::source::{self, Source};
-use crate::target::Target;
+use crate::target::{Boot, Target};
 
 /// No menu, nobody to change the command line, and the screen as the firmware left it.
 const LOADER_CONFIGURATION: &str = "timeout 0\neditor no\nconsole-mode keep\n";
@@ -32,38 +33,91 @@ impl Slot {
     }
 }
 
-/// The files of a new BOOT partition, with one system.
-pub(crate) fn files(
-    source: &Source,
-    target: &Target,
-    slot: Slot,
-    kernel: Vec<u8>,
-    initramfs: Vec<u8>,
-) -> anyhow::Result<Files> {
-    let mut files = Files::new();
-    if let Some(loader) = loader_path(source, target)? {
-        files.insert(target.boot.path.clone(), source::read(&loader)?);
-        files.insert("loader/loader.conf".into(), LOADER_CONFIGURATION.into());
-    } else {
-        eprintln!(
-            "warning: the tree has no '{}': the disk will not boot by UEFI",
-            target.boot.loader.display()
-        );
-    }
-    let letter = slot.letter();
-    files.insert(format!("loader/entries/skerry-{letter}.conf"), entry(target, slot).into());
-    files.insert(format!("skerry/{letter}/vmlinuz"), kernel);
-    files.insert(format!("skerry/{letter}/initramfs.img"), initramfs);
-    files.insert("config.toml.example".into(), CONFIGURATION_EXAMPLE.into());
-    Ok(files)
+/// The files of a new BOOT partition that are there before any system is.
+#[derive(Debug)]
+pub(crate) struct Files {
+    files: disk::fat::Files,
+    loader: Option<PathBuf>,
 }
 
-/// Where the loader's program is on the host. A tree that was built elsewhere may have none; its boards boot otherwise.
-pub(crate) fn loader_path(source: &Source, target: &Target) -> anyhow::Result<Option<PathBuf>> {
-    match (source.path(&target.boot.package, &target.boot.loader), source) {
-        (Err(_), Source::Tree { .. }) => Ok(None),
-        (path, _) => path.map(Some),
+// === impl Files ===
+
+impl Files {
+    /// Collects what starts the machine: `given` is a directory with a board's firmware or another loader.
+    pub(crate) fn find(source: &Source, target: &Target, given: Option<&Path>) -> anyhow::Result<Self> {
+        let mut files = disk::fat::Files::new();
+        if let Some(directory) = given {
+            collect(directory, "", &mut files)?;
+        }
+        let has = |wanted: &str| files.keys().any(|path| path.eq_ignore_ascii_case(wanted));
+        let mut loader = None;
+        match &target.boot {
+            Boot::Uefi { path, .. } if has(path) => {}
+            Boot::Uefi { package, loader: program, path } => {
+                let program = source.path(package, program).context(
+                    "nothing starts a machine with UEFI: give a loader's files, EFI/BOOT and so on, with --boot-files",
+                )?;
+                files.insert(path.clone(), source::read(&program)?);
+                files.insert("loader/loader.conf".into(), LOADER_CONFIGURATION.into());
+                loader = Some(program);
+            }
+            Boot::Firmware { needs, .. } => ensure!(
+                has(needs),
+                "target '{}' is started by its firmware: give the firmware's files, with {needs}, by --boot-files",
+                target.name
+            ),
+        }
+        files.insert("config.toml.example".into(), CONFIGURATION_EXAMPLE.into());
+        Ok(Self { files, loader })
     }
+
+    /// The loader's program on the host, when it is not one of the files that were given.
+    pub(crate) fn loader(&self) -> Option<&Path> {
+        self.loader.as_deref()
+    }
+
+    /// Adds a system to boot.
+    pub(crate) fn with_system(
+        self,
+        target: &Target,
+        slot: Slot,
+        system: Vec<u8>,
+        initial: Vec<u8>,
+    ) -> disk::fat::Files {
+        let mut files = self.files;
+        match &target.boot {
+            Boot::Uefi { .. } => {
+                let letter = slot.letter();
+                files.insert(format!("loader/entries/skerry-{letter}.conf"), entry(target, slot).into());
+                files.insert(format!("skerry/{letter}/vmlinuz"), system);
+                files.insert(format!("skerry/{letter}/initramfs.img"), initial);
+            }
+            Boot::Firmware { kernel, initramfs, command_line, .. } => {
+                files.insert(command_line.clone(), format!("{}\n", target.kernel.words).into());
+                files.insert(kernel.clone(), system);
+                files.insert(initramfs.clone(), initial);
+            }
+        }
+        files
+    }
+}
+
+/// All files below a directory, by their path in it.
+fn collect(directory: &Path, prefix: &str, files: &mut disk::fat::Files) -> anyhow::Result<()> {
+    let failed = || format!("failed to read '{}'", directory.display());
+    for entry in fs::read_dir(directory).with_context(failed)? {
+        let entry = entry.with_context(failed)?;
+        let name = entry.file_name();
+        let name = name
+            .to_str()
+            .with_context(|| format!("'{}' has a name that FAT cannot hold", entry.path().display()))?;
+        if entry.path().is_dir() {
+            collect(&entry.path(), &format!("{prefix}{name}/"), files)?;
+        } else {
+            files.insert(format!("{prefix}{name}"), source::read(&entry.path())?);
+        }
+    }
+    Ok(())
 }
 
 /// The initramfs carries the root hash, so the entry need not: slot and hash cannot come apart.
@@ -115,6 +169,52 @@ mod tests {
         let text = ipxe_script(&Target::find(target::DEFAULT).unwrap());
         assert!(text.starts_with("#!ipxe\n"));
         assert!(text.contains("\nkernel vmlinuz initrd=initramfs.img console="), "{text}");
+    }
+
+    #[test]
+    fn a_board_gets_its_firmware_with_kernel_and_words_where_it_looks() {
+        let target = Target::find("raspberrypi4-64").unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        let (root, firmware) = (scratch.path().join("root"), scratch.path().join("firmware"));
+        fs::create_dir_all(root.join("usr")).unwrap();
+        fs::create_dir_all(firmware.join("overlays")).unwrap();
+        fs::write(root.join("Image"), "").unwrap();
+        fs::write(firmware.join("overlays/miniuart-bt.dtbo"), "overlay").unwrap();
+        let source = Source::tree(&root, &root.join("Image")).unwrap();
+        let error = Files::find(&source, &target, Some(&firmware)).unwrap_err().to_string();
+        assert!(error.contains("raspberrypi4-64") && error.contains("config.txt"), "{error}");
+
+        let settings = include_str!("../../buildroot/board/raspberrypi4-64/config.txt");
+        fs::write(firmware.join("config.txt"), settings).unwrap();
+        let files = Files::find(&source, &target, Some(&firmware)).unwrap();
+        let files = files.with_system(&target, Slot::A, b"kernel".to_vec(), b"initial".to_vec());
+        assert_eq!(files["overlays/miniuart-bt.dtbo"], b"overlay");
+        let named = |key: &str| settings.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        assert_eq!(files[named("kernel=")], b"kernel");
+        assert_eq!(files[named("initramfs ").split(' ').next().unwrap()], b"initial");
+        assert!(files["cmdline.txt"].ends_with(b"panic=10\n"));
+    }
+
+    #[test]
+    fn a_loader_that_is_given_takes_the_place_of_debians() {
+        let target = Target::find(target::DEFAULT).unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().join("root");
+        fs::create_dir_all(root.join("usr")).unwrap();
+        fs::write(root.join("bzImage"), "").unwrap();
+        let source = Source::tree(&root, &root.join("bzImage")).unwrap();
+        let error = Files::find(&source, &target, None).unwrap_err();
+        assert!(format!("{error:#}").contains("--boot-files"), "{error:#}");
+        let given = scratch.path().join("efi-part");
+        fs::create_dir_all(given.join("EFI/BOOT")).unwrap();
+        fs::write(given.join("EFI/BOOT/bootx64.efi"), "loader").unwrap();
+        let files = Files::find(&source, &target, Some(&given)).unwrap();
+        assert!(files.loader().is_none());
+        let files = files.with_system(&target, Slot::A, Vec::new(), Vec::new());
+        assert_eq!(files["EFI/BOOT/bootx64.efi"], b"loader");
+        assert!(
+            files.contains_key("loader/entries/skerry-a.conf") && !files.contains_key("loader/loader.conf")
+        );
     }
 
     /// As it is it configures nothing; with its marks removed, each kind of node it shows is one that PID 1 takes.

@@ -76,6 +76,12 @@ pub(crate) struct Options {
     /// The kernel that belongs to the tree
     #[arg(long, requires = "tree")]
     kernel: Option<PathBuf>,
+    /// The mkfs.erofs to pack the root with, instead of Debian's
+    #[arg(long, value_name = "PROGRAM")]
+    mkfs: Option<PathBuf>,
+    /// Put the files of this directory onto BOOT: a board's firmware, or a UEFI loader instead of Debian's
+    #[arg(long, value_name = "DIRECTORY")]
+    boot_files: Option<PathBuf>,
     /// Add a shell for looking around. Not for production
     #[arg(long)]
     debug: bool,
@@ -103,7 +109,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         .with_context(|| format!("failed to make '{}'", options.out.display()))?;
 
     let cache = Cache::open()?;
-    let mkfs = find_mkfs(&cache, &manifest, options.refresh)?;
+    let mkfs = find_mkfs(&cache, &manifest, options)?;
     let source = find_source(&cache, &manifest, &target, options)?;
     let kernel = Available::scan(source.modules(), matches!(source, Source::Debian(_)))?;
     let parts = Parts {
@@ -122,8 +128,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     rootfs::fill(&mut tree, &parts)?;
     let kernel_image = source.kernel(kernel.release());
     tree.came_from(kernel_image.clone());
-    if let Some(loader) = boot::loader_path(&source, &target)? {
-        tree.came_from(loader);
+    let boot = boot::Files::find(&source, &target, options.boot_files.as_deref())?;
+    if let Some(loader) = boot.loader() {
+        tree.came_from(loader.to_owned());
     }
     let packages = source.packages_of(tree.origins());
     let identity = identify(&tree, &parts, &packages);
@@ -141,7 +148,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let initramfs = make_initramfs(&parts, &root_hash)?;
     artifacts.write(output::INITRAMFS, &initramfs)?;
     artifacts.add_netboot(&target, &kernel_bytes, &initramfs, &root)?;
-    let boot = boot::files(&source, &target, Slot::A, kernel_bytes, initramfs)?;
+    let boot = boot.with_system(&target, Slot::A, kernel_bytes, initramfs);
     let content = partitions::Content {
         target: &target,
         build: &identity.build,
@@ -161,9 +168,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The tools are Debian's, whatever the root file system is made of: always the same ones, so always the same bytes.
-fn find_mkfs(cache: &Cache, manifest: &Manifest, refresh: bool) -> anyhow::Result<Tool> {
-    let archive = Archive::open(cache, &manifest.archive, Tool::ARCHITECTURE, refresh)?;
+/// Debian's, whatever the root file system is made of, unless one is given: always the same one, so always the same bytes.
+fn find_mkfs(cache: &Cache, manifest: &Manifest, options: &Options) -> anyhow::Result<Tool> {
+    if let Some(program) = &options.mkfs {
+        return Tool::of_host(program);
+    }
+    let archive = Archive::open(cache, &manifest.archive, Tool::ARCHITECTURE, options.refresh)?;
     let tool = manifest.tools.get("mkfs-erofs").context("debian.toml has no tool mkfs-erofs")?;
     Tool::prepare(&archive, tool)
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 
 use crate::apt::{Archive, Package};
 use crate::manifest::Manifest;
-use crate::target::Target;
+use crate::target::{Boot, Target};
 
 /// A place to take files from.
 pub(crate) enum Source {
@@ -42,7 +42,9 @@ impl Source {
         debug: bool,
     ) -> anyhow::Result<Self> {
         let mut names: BTreeSet<String> = manifest.packages(debug);
-        names.insert(target.boot.package.clone());
+        if let Boot::Uefi { package, .. } = &target.boot {
+            names.insert(package.clone());
+        }
         let meta = archive.resolve(std::slice::from_ref(&target.kernel.package))?;
         let depends = meta.first().map(|meta| meta.depends.as_str()).unwrap_or_default();
         let kernel = first_dependency(depends)

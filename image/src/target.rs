@@ -7,7 +7,11 @@ use disk::guid::Guid;
 use serde::Deserialize;
 
 /// Name and description of each target.
-const TARGETS: [(&str, &str); 1] = [("qemu-x86_64", include_str!("../targets/qemu-x86_64.toml"))];
+const TARGETS: [(&str, &str); 3] = [
+    ("qemu-x86_64", include_str!("../targets/qemu-x86_64.toml")),
+    ("qemu-aarch64", include_str!("../targets/qemu-aarch64.toml")),
+    ("raspberrypi4-64", include_str!("../targets/raspberrypi4-64.toml")),
+];
 
 /// The target that is built when none is named.
 pub(crate) const DEFAULT: &str = "qemu-x86_64";
@@ -53,13 +57,30 @@ pub(crate) struct Kernel {
     pub(crate) words: String,
 }
 
-/// The boot loader.
+/// How the machine comes to its kernel.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(crate) struct Boot {
-    pub(crate) package: String,
-    pub(crate) loader: PathBuf,
-    pub(crate) path: String,
+#[serde(deny_unknown_fields, rename_all = "kebab-case", rename_all_fields = "kebab-case", tag = "by")]
+pub(crate) enum Boot {
+    /// UEFI starts a loader, which reads on BOOT what there is to boot.
+    Uefi {
+        /// Debian's package with the loader.
+        package: String,
+        /// The loader in the package.
+        loader: PathBuf,
+        /// The loader on BOOT.
+        path: String,
+    },
+    /// The board's firmware loads the kernel itself. Its own files come from whoever builds the image.
+    Firmware {
+        /// A file without which it does not start.
+        needs: String,
+        /// Where it looks for the kernel on BOOT.
+        kernel: String,
+        /// Where it looks for the initramfs on BOOT.
+        initramfs: String,
+        /// Where it looks for the kernel's command line on BOOT.
+        command_line: String,
+    },
 }
 
 /// Sizes of partitions, in MiB.

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use crate::apt::{Archive, Package};
 use crate::cache::Cache;
@@ -21,7 +21,8 @@ const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// A program of another Debian release that runs on this host: by its own loader, with its own libraries.
 pub(crate) struct Tool {
     pub(crate) packages: Vec<Package>,
-    loader: PathBuf,
+    /// `None` for a program of the host's own.
+    loader: Option<PathBuf>,
     program: PathBuf,
     libraries: Vec<PathBuf>,
 }
@@ -48,20 +49,30 @@ impl Tool {
         let loader = find(Path::new(LOADER_FILE))?;
         let libraries: Vec<PathBuf> = directories.iter().map(|directory| directory.join(LIBRARIES)).collect();
         libraries::closure(std::slice::from_ref(&program), &libraries, Path::new(LOADER))?;
-        Ok(Self { packages, loader, program, libraries })
+        Ok(Self { packages, loader: Some(loader), program, libraries })
+    }
+
+    /// A program that the host has itself.
+    pub(crate) fn of_host(program: &Path) -> anyhow::Result<Self> {
+        ensure!(program.is_file(), "there is no program '{}'", program.display());
+        Ok(Self { packages: Vec::new(), loader: None, program: program.to_owned(), libraries: Vec::new() })
     }
 
     /// A command that runs the tool; arguments can be added.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(&self.loader);
+        let Some(loader) = &self.loader else { return Command::new(&self.program) };
+        let mut command = Command::new(loader);
         command.args(self.loader_arguments()).arg(&self.program);
         command
     }
 
     /// Writes a script in the cache that runs the tool, and returns its path.
     pub(crate) fn wrapper(&self, cache: &Cache, name: &str) -> anyhow::Result<PathBuf> {
-        let mut words = vec![self.loader.display().to_string()];
-        words.extend(self.loader_arguments());
+        let mut words = Vec::new();
+        if let Some(loader) = &self.loader {
+            words.push(loader.display().to_string());
+            words.extend(self.loader_arguments());
+        }
         words.push(self.program.display().to_string());
         let words: Vec<String> =
             words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();

@@ -108,6 +108,21 @@ fn every_configuration_builds_what_the_image_takes() {
 }
 
 #[test]
+fn every_configuration_ends_in_an_image_for_a_target_that_exists() {
+    for path in files("configs", "_defconfig") {
+        let settings = settings(&path);
+        let (_, target) =
+            settings.iter().find(|(name, _)| name == "BR2_ROOTFS_POST_SCRIPT_ARGS").expect("a target");
+        let target = target.trim_matches('"');
+        let description = repository().join("image/targets").join(format!("{target}.toml"));
+        assert!(description.is_file(), "{}: there is no target '{target}'", path.display());
+        let loader = read(&description).contains("by = \"uefi\"");
+        let grub = settings.iter().any(|(name, value)| name == "BR2_TARGET_GRUB2" && value == "y");
+        assert_eq!(loader, grub, "{}: UEFI needs a loader, a board's firmware none", path.display());
+    }
+}
+
+#[test]
 fn the_pinned_kernel_has_a_checksum() {
     let hashes = read(&tree().join("patches/linux/linux.hash"));
     for path in files("configs", "_defconfig") {
