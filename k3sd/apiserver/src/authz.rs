@@ -1,10 +1,11 @@
-//! May they: cluster administrators may everything, everybody else what RBAC's roles and bindings say.
+//! May they: cluster administrators may everything, nodes what their pods need, everybody what RBAC's roles and bindings say.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use http::HeaderMap;
+use machinery::selector::FieldSelector;
 use machinery::status::Status;
 use percent_encoding::percent_decode_str;
 
@@ -13,6 +14,7 @@ use crate::request::{Query, RequestInfo};
 use crate::server::Shared;
 use crate::user::{ANONYMOUS, AUTHENTICATED, MASTERS, UNAUTHENTICATED, UserInfo};
 
+pub(crate) mod node;
 pub(crate) mod rbac;
 
 /// Group of what identities are made of, besides users and groups.
@@ -33,16 +35,28 @@ pub(crate) struct Attributes {
     pub subresource: String,
     pub namespace: String,
     pub name: String,
+    /// Of a list, watch or deletecollection.
+    pub fields: FieldSelector,
+}
+
+/// Whether somebody may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Decision {
+    pub allowed: bool,
+    /// Why, or why not; may be empty.
+    pub reason: String,
 }
 
 impl Attributes {
     fn of(info: &RequestInfo, query: &Query) -> Self {
         let mut name = info.name.clone();
-        // A list or watch of one named object is about that object.
-        if name.is_empty() && matches!(info.verb, "list" | "watch" | "deletecollection") {
-            let selector = query.get("fieldSelector").unwrap_or_default();
-            if let Ok(selector) = machinery::selector::FieldSelector::parse(selector) {
-                name = selector.required_value("metadata.name").unwrap_or_default().to_owned();
+        let mut fields = FieldSelector::default();
+        if matches!(info.verb, "list" | "watch" | "deletecollection") {
+            // One that cannot be read selects nothing here, and is refused by the verb.
+            fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default()).unwrap_or_default();
+            // A list or watch of one named object is about that object.
+            if name.is_empty() {
+                name = fields.required_value("metadata.name").unwrap_or_default().to_owned();
             }
         }
         Self {
@@ -55,7 +69,13 @@ impl Attributes {
             subresource: info.subresource.clone(),
             namespace: info.namespace.clone(),
             name,
+            fields,
         }
+    }
+
+    /// True if the request is about nothing but objects whose field has this value.
+    pub(crate) fn selects(&self, field: &str, value: &str) -> bool {
+        self.fields.required_value(field) == Some(value)
     }
 
     /// `resource/subresource` as rules write it.
@@ -68,9 +88,11 @@ impl Attributes {
     }
 
     /// The refusal, in upstream's words.
-    pub(crate) fn refused(&self, user: &UserInfo) -> Status {
+    pub(crate) fn refused(&self, user: &UserInfo, reason: &str) -> Status {
+        let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         if !self.is_resource {
-            let detail = format!("User \"{}\" cannot {} path \"{}\"", user.name, self.verb, self.path);
+            let detail =
+                format!("User \"{}\" cannot {} path \"{}\"{reason}", user.name, self.verb, self.path);
             let mut status = Status::forbidden("", "", "", &detail);
             status.message = format!("forbidden: {detail}");
             return status;
@@ -81,7 +103,7 @@ impl Attributes {
             format!("in the namespace \"{}\"", self.namespace)
         };
         let detail = format!(
-            "User \"{}\" cannot {} resource \"{}\" in API group \"{}\" {place}",
+            "User \"{}\" cannot {} resource \"{}\" in API group \"{}\" {place}{reason}",
             user.name,
             self.verb,
             self.resource_path(),
@@ -146,9 +168,7 @@ pub(crate) fn impersonate(
     }
     let account = wanted.user.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
     for attributes in impersonated(&wanted, account) {
-        if !allowed(shared, &user, &attributes) {
-            return Err(attributes.refused(&user));
-        }
+        require(shared, &user, &attributes)?;
     }
     let mut groups = wanted.groups;
     if let (Some((namespace, _)), true) = (account, groups.is_empty()) {
@@ -197,7 +217,7 @@ fn impersonated(wanted: &Wanted, account: Option<(&str, &str)>) -> Vec<Attribute
 }
 
 /// Allow or refuse a request.
-pub(crate) fn authorize_request(
+pub(crate) async fn authorize_request(
     shared: &Arc<Shared>,
     user: &UserInfo,
     info: &RequestInfo,
@@ -210,18 +230,42 @@ pub(crate) fn authorize_request(
         return Err(Status::unauthorized());
     }
     let attributes = Attributes::of(info, query);
-    if allowed(shared, user, &attributes) { Ok(()) } else { Err(attributes.refused(user)) }
+    let refused = match require(shared, user, &attributes) {
+        Err(refused) if node::node_of(user).is_some() => refused,
+        decided => return decided,
+    };
+    // The pod that gives the right may be stored, and not in the cache yet.
+    shared.fresh().await.map_err(|_| refused)?;
+    require(shared, user, &attributes)
 }
 
 /// Requests that make an object where they could have changed one need leave to create, too.
 pub(crate) fn authorize_creation(call: &Call) -> Result<(), Status> {
     let creation = Attributes { verb: "create".to_owned(), ..Attributes::of(&call.info, &call.query) };
-    if allowed(&call.shared, &call.user, &creation) { Ok(()) } else { Err(creation.refused(&call.user)) }
+    require(&call.shared, &call.user, &creation)
 }
 
-/// True if the user may.
-pub(crate) fn allowed(shared: &Shared, user: &UserInfo, attributes: &Attributes) -> bool {
-    user.in_group(MASTERS) || shared.rbac.allowed(&shared.registry, user, attributes)
+fn require(shared: &Shared, user: &UserInfo, attributes: &Attributes) -> Result<(), Status> {
+    let decision = decide(shared, user, attributes);
+    if decision.allowed { Ok(()) } else { Err(attributes.refused(user, &decision.reason)) }
+}
+
+/// Whether the user may: the first authorizer that says yes decides (upstream's `--authorization-mode=Node,RBAC`).
+pub(crate) fn decide(shared: &Shared, user: &UserInfo, attributes: &Attributes) -> Decision {
+    let yes = |reason| Decision { allowed: true, reason };
+    if user.in_group(MASTERS) {
+        return yes(String::new());
+    }
+    let mut reason = String::new();
+    match shared.nodes.decide(&shared.registry, user, attributes) {
+        Some(Ok(())) => return yes(String::new()),
+        Some(Err(why)) => reason = why,
+        None => {}
+    }
+    match shared.rbac.allowing(&shared.registry, user, attributes) {
+        Some(source) => yes(format!("RBAC: allowed by {source}")),
+        None => Decision { allowed: false, reason },
+    }
 }
 
 fn is_public(path: &str) -> bool {

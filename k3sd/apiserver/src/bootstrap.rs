@@ -18,6 +18,8 @@ use crate::verbs::update::{self, Target};
 
 mod roles;
 
+pub(crate) use roles::node_rules;
+
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 /// The service of the API server, as `namespace/name`.
 const KUBERNETES: &str = "default/kubernetes";

@@ -194,7 +194,7 @@ async fn answer(
 ) -> Result<Response, Status> {
     let user = authn::authenticate(peer, &parts.headers, &shared.tokens, &shared.registry)?;
     let user = authz::impersonate(shared, user, &parts.headers)?;
-    authz::authorize_request(shared, &user, &info, &query)?;
+    authz::authorize_request(shared, &user, &info, &query).await?;
     let _permit = permit(shared, peer, &user, &info)?;
     debug!(verb = info.verb, path = info.path, user = user.name, "request");
     if !info.is_resource {

@@ -21,6 +21,7 @@ use crate::admission::Admission;
 use crate::allocator::Allocators;
 use crate::authn::Peer;
 use crate::authn::token::{KeyError, Tokens};
+use crate::authz::node::Nodes;
 use crate::authz::rbac::Rbac;
 use crate::body::{Body, BoxError};
 use crate::cache::feed::{self, Feed};
@@ -89,6 +90,7 @@ pub(crate) struct Shared {
     pub tokens: Tokens,
     pub admission: Admission,
     pub rbac: Arc<Rbac>,
+    pub nodes: Nodes,
     pub kubelets: KubeletTransport,
     pub metrics: Metrics,
     pub tls: Arc<rustls::ServerConfig>,
@@ -149,6 +151,7 @@ impl ApiServer {
             tokens,
             admission: Admission::builtin(rbac.clone()),
             rbac,
+            nodes: Nodes::new(&bootstrap::node_rules()),
             kubelets,
             metrics: Metrics::default(),
             tls,

@@ -83,9 +83,10 @@ fn subject(review: &Review<'_>, request: &Value) -> Result<(), Status> {
         return Ok(());
     }
     let pem = request.pointer("/spec/request").and_then(Value::as_str).unwrap_or_default();
-    let organizations = organizations(pem)
+    let parsed = STANDARD.decode(pem).ok().as_deref().and_then(Request::parse);
+    let parsed = parsed
         .ok_or_else(|| review.forbid("could not parse the certificate signing request in spec.request"))?;
-    if organizations.iter().any(|name| name == MASTERS) {
+    if parsed.organizations.iter().any(|name| name == MASTERS) {
         return Err(
             review.forbid(&format!("use of {CLIENT_SIGNER} signer with {MASTERS} group is not allowed"))
         );
@@ -93,11 +94,24 @@ fn subject(review: &Review<'_>, request: &Value) -> Result<(), Status> {
     Ok(())
 }
 
-/// The groups that a certificate for this request (PEM in base64) would name.
-fn organizations(request: &str) -> Option<Vec<String>> {
-    let pem = STANDARD.decode(request).ok()?;
-    let pem = Pem::iter_from_buffer(&pem).next()?.ok()?;
-    let (_, request) = X509CertificationRequest::from_der(&pem.contents).ok()?;
-    let subject = &request.certification_request_info.subject;
-    Some(subject.iter_organization().filter_map(|name| name.as_str().ok()).map(str::to_owned).collect())
+/// Whom a certificate for a request would name.
+pub(super) struct Request {
+    pub(super) common_name: String,
+    pub(super) organizations: Vec<String>,
+}
+
+impl Request {
+    /// From PEM.
+    pub(super) fn parse(pem: &[u8]) -> Option<Self> {
+        let pem = Pem::iter_from_buffer(pem).next()?.ok()?;
+        let (_, request) = X509CertificationRequest::from_der(&pem.contents).ok()?;
+        let subject = &request.certification_request_info.subject;
+        let texts = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
+            attribute.as_str().ok().map(str::to_owned)
+        };
+        Some(Self {
+            common_name: subject.iter_common_name().find_map(texts).unwrap_or_default(),
+            organizations: subject.iter_organization().filter_map(texts).collect(),
+        })
+    }
 }

@@ -7,11 +7,12 @@ use machinery::status::Status;
 use serde_json::{Value, json};
 
 use super::{Operation, Plugin, Review};
+use crate::authz::node::MIRROR;
 
 const DEFAULT_ACCOUNT: &str = "default";
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME_PREFIX: &str = "kube-api-access-";
-const MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// A little over an hour: the kubelet renews at 80 percent.
 const TOKEN_SECONDS: i64 = 3607;
 

@@ -4,6 +4,7 @@
 //! changed; a decision is then a walk over a few short lists.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use machinery::meta;
@@ -37,6 +38,8 @@ pub(crate) struct Index {
 
 #[derive(Debug)]
 struct Binding {
+    /// Which binding of which role, as reasons put it.
+    source: String,
     subjects: Vec<Subject>,
     rules: Arc<[Rule]>,
 }
@@ -45,6 +48,12 @@ struct Binding {
 enum Subject {
     User(String),
     Group(String),
+    ServiceAccount {
+        /// As users are named.
+        user: String,
+        /// As `name/namespace`.
+        shown: String,
+    },
 }
 
 /// One rule of a role.
@@ -60,8 +69,22 @@ pub(crate) struct Rule {
 impl Rbac {
     /// True if some rule allows it.
     pub(crate) fn allowed(&self, objects: &Registry, user: &UserInfo, attributes: &Attributes) -> bool {
+        self.allowing(objects, user, attributes).is_some()
+    }
+
+    /// What allows it: the binding and whom it binds.
+    pub(super) fn allowing(
+        &self,
+        objects: &Registry,
+        user: &UserInfo,
+        attributes: &Attributes,
+    ) -> Option<String> {
         let index = self.index(objects);
-        index.rules(user, &attributes.namespace).any(|rule| rule.allows(attributes))
+        index.bindings(&attributes.namespace).find_map(|binding| {
+            let subject = binding.subject_of(user)?;
+            let allowed = binding.rules.iter().any(|rule| rule.allows(attributes));
+            allowed.then(|| format!("{} to {subject}", binding.source))
+        })
     }
 
     /// Every rule that applies to the user, in the API's form.
@@ -133,15 +156,22 @@ impl Index {
         };
         let mut index = Self { versions, ..Self::default() };
         objects.for_each(GROUP, "clusterrolebindings", "", |binding| {
-            index
-                .cluster
-                .extend(find(&binding, "").map(|rules| Binding { subjects: subjects(&binding, ""), rules }));
+            index.cluster.extend(find(&binding, "").map(|rules| Binding {
+                source: source("ClusterRoleBinding", meta::name(&binding), &binding),
+                subjects: subjects(&binding, ""),
+                rules,
+            }));
         });
         objects.for_each(GROUP, "rolebindings", "", |binding| {
             let namespace = meta::namespace(&binding).unwrap_or_default().to_owned();
             if let Some(rules) = find(&binding, &namespace) {
-                let subjects = subjects(&binding, &namespace);
-                index.namespaced.entry(namespace).or_default().push(Binding { subjects, rules });
+                let name = format!("{}/{namespace}", meta::name(&binding));
+                let binding = Binding {
+                    source: source("RoleBinding", &name, &binding),
+                    subjects: subjects(&binding, &namespace),
+                    rules,
+                };
+                index.namespaced.entry(namespace).or_default().push(binding);
             }
         });
         index
@@ -149,22 +179,42 @@ impl Index {
 
     /// The rules for a user: those that hold everywhere first, then those of the namespace.
     fn rules<'a>(&'a self, user: &'a UserInfo, namespace: &str) -> impl Iterator<Item = &'a Rule> {
-        let local = self.namespaced.get(namespace).map(Vec::as_slice).unwrap_or_default();
-        self.cluster
-            .iter()
-            .chain(local)
-            .filter(|binding| binding.binds(user))
+        self.bindings(namespace)
+            .filter(|binding| binding.subject_of(user).is_some())
             .flat_map(|binding| binding.rules.iter())
+    }
+
+    fn bindings(&self, namespace: &str) -> impl Iterator<Item = &Binding> {
+        let local = self.namespaced.get(namespace).map(Vec::as_slice).unwrap_or_default();
+        self.cluster.iter().chain(local)
     }
 }
 
 impl Binding {
-    fn binds(&self, user: &UserInfo) -> bool {
-        self.subjects.iter().any(|subject| match subject {
+    /// The subject that the user is, if the binding is for the user.
+    fn subject_of(&self, user: &UserInfo) -> Option<&Subject> {
+        self.subjects.iter().find(|subject| match subject {
             Subject::User(name) => *name == user.name,
+            Subject::ServiceAccount { user: name, .. } => *name == user.name,
             Subject::Group(name) => user.in_group(name),
         })
     }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(name) => write!(f, "User \"{name}\""),
+            Self::Group(name) => write!(f, "Group \"{name}\""),
+            Self::ServiceAccount { shown, .. } => write!(f, "ServiceAccount \"{shown}\""),
+        }
+    }
+}
+
+fn source(kind: &str, name: &str, binding: &Value) -> String {
+    let text = |field: &str| binding.pointer(&format!("/roleRef/{field}")).and_then(Value::as_str);
+    let (role_kind, role) = (text("kind").unwrap_or_default(), text("name").unwrap_or_default());
+    format!("{kind} \"{name}\" of {role_kind} \"{role}\"")
 }
 
 fn subjects(binding: &Value, namespace: &str) -> Vec<Subject> {
@@ -177,7 +227,10 @@ fn subjects(binding: &Value, namespace: &str) -> Vec<Subject> {
                 "Group" => Some(Subject::Group(text("name").to_owned())),
                 "ServiceAccount" => {
                     let place = if text("namespace").is_empty() { namespace } else { text("namespace") };
-                    Some(Subject::User(format!("system:serviceaccount:{place}:{}", text("name"))))
+                    Some(Subject::ServiceAccount {
+                        user: format!("system:serviceaccount:{place}:{}", text("name")),
+                        shown: format!("{}/{place}", text("name")),
+                    })
                 }
                 _ => None,
             }
@@ -201,7 +254,7 @@ fn rules_of(role: &Value, cluster_roles: &[Value]) -> Vec<Rule> {
 }
 
 impl Rule {
-    fn from_value(value: &Value) -> Self {
+    pub(super) fn from_value(value: &Value) -> Self {
         let texts = |field: &str| -> Vec<String> {
             array(value, field).iter().filter_map(|text| text.as_str().map(str::to_owned)).collect()
         };
@@ -268,7 +321,7 @@ impl Rule {
     }
 
     /// True if the rule covers what is wanted.
-    fn allows(&self, wanted: &Attributes) -> bool {
+    pub(super) fn allows(&self, wanted: &Attributes) -> bool {
         if !has(&self.verbs, &wanted.verb) {
             return false;
         }

@@ -162,10 +162,6 @@ const NODE: &[Rule] = &[
     ("get", "resource.k8s.io", "resourceclaims"),
     ("deletecollection create get list watch patch update delete", "resource.k8s.io", "resourceslices"),
     (READ, "scheduling.k8s.io", "priorityclasses"),
-    // Skerry's node agent shares the kubelet's identity.
-    ("list watch", "core", "endpoints namespaces"),
-    ("list watch", "discovery.k8s.io", "endpointslices"),
-    ("list watch", "networking.k8s.io", "networkpolicies"),
 ];
 
 const SCHEDULER: &[Rule] = &[
@@ -285,7 +281,8 @@ const BINDINGS: &[Binding] = &[
         &[("Group", "system:serviceaccounts")],
     ),
     ("system:monitoring", "system:monitoring", &[("Group", "system:monitoring")]),
-    ("system:node", "system:node", &[("Group", "system:nodes")]),
+    // The node authorizer gives nodes what they need; who binds them here gives each node every other's objects.
+    ("system:node", "system:node", &[]),
     ("system:node-proxier", "system:node-proxier", &[("User", "system:kube-proxy")]),
     ("system:kube-scheduler", "system:kube-scheduler", &[("User", "system:kube-scheduler")]),
     ("system:volume-scheduler", "system:volume-scheduler", &[("User", "system:kube-scheduler")]),
@@ -300,6 +297,11 @@ const BINDINGS: &[Binding] = &[
 ];
 
 const AGGREGATE_LABEL: &str = "rbac.authorization.k8s.io/aggregate-to-";
+
+/// What every node may do with objects that do not belong to one node.
+pub(crate) fn node_rules() -> Vec<Value> {
+    NODE.iter().map(rule).collect()
+}
 
 /// Every cluster role, with aggregated rules filled in.
 pub(super) fn cluster_roles() -> Vec<Value> {

@@ -2,9 +2,11 @@
 
 use http::StatusCode;
 use machinery::meta;
+use machinery::selector::{FieldSelector, FieldTerm};
 use machinery::status::Status;
 use serde_json::{Value, json};
 
+use crate::authz::node::node_of;
 use crate::authz::{self, Attributes};
 use crate::decode::{self, Expected};
 use crate::negotiate;
@@ -86,12 +88,12 @@ fn subject(review: &Value) -> Result<UserInfo, Status> {
 
 fn access(call: &Call, review: &Value, user: &UserInfo) -> Result<Value, Status> {
     let attributes = attributes(review)?;
-    let allowed = authz::allowed(&call.shared, user, &attributes);
-    Ok(if allowed {
-        json!({ "allowed": true, "reason": "RBAC: allowed by the user's bindings" })
-    } else {
-        json!({ "allowed": false })
-    })
+    let decision = authz::decide(&call.shared, user, &attributes);
+    let mut status = json!({ "allowed": decision.allowed });
+    if !decision.reason.is_empty() {
+        status["reason"] = decision.reason.into();
+    }
+    Ok(status)
 }
 
 fn attributes(review: &Value) -> Result<Attributes, Status> {
@@ -110,6 +112,7 @@ fn attributes(review: &Value) -> Result<Attributes, Status> {
             subresource: text(resource, "subresource"),
             namespace: text(resource, "namespace"),
             name: text(resource, "name"),
+            fields: selected_fields(resource)?,
         }),
         (None, Some(path)) => {
             Ok(Attributes { verb: text(path, "verb"), path: text(path, "path"), ..Attributes::default() })
@@ -118,6 +121,34 @@ fn attributes(review: &Value) -> Result<Attributes, Status> {
             "spec.resourceAttributes: Invalid value: exactly one of nonResourceAttributes or resourceAttributes must be specified",
         )),
     }
+}
+
+/// The field selector of a review: in its own form, or as requests write it.
+fn selected_fields(resource: &Value) -> Result<FieldSelector, Status> {
+    let at = "spec.resourceAttributes.fieldSelector";
+    let invalid = |detail: &str| Status::bad_request(format!("{at}: Invalid value: {detail}"));
+    let Some(selector) = resource.get("fieldSelector").filter(|selector| selector.is_object()) else {
+        return Ok(FieldSelector::default());
+    };
+    let raw = selector.get("rawSelector").and_then(Value::as_str).unwrap_or_default();
+    let requirements = selector.get("requirements").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if !raw.is_empty() && !requirements.is_empty() {
+        return Err(invalid("rawSelector and requirements are mutually exclusive"));
+    }
+    if !raw.is_empty() {
+        return FieldSelector::parse(raw).map_err(|error| invalid(&error.to_string()));
+    }
+    let mut fields = FieldSelector::default();
+    for requirement in requirements {
+        let values = requirement.get("values").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let key = requirement.get("key").and_then(Value::as_str).unwrap_or_default();
+        // What is not known narrows nothing, so leaving it out never gives more.
+        if let ("In", [Value::String(value)]) = (requirement["operator"].as_str().unwrap_or_default(), values)
+        {
+            fields.terms.push(FieldTerm { field: key.to_owned(), equals: true, value: value.clone() });
+        }
+    }
+    Ok(fields)
 }
 
 /// What the asker may do in a namespace, as lists of rules.
@@ -135,5 +166,10 @@ fn rules(call: &Call, review: &Value) -> Result<Value, Status> {
         let into = if rule.get("nonResourceURLs").is_some() { &mut paths } else { &mut resources };
         into.push(rule);
     }
-    Ok(json!({ "resourceRules": resources, "nonResourceRules": paths, "incomplete": false }))
+    let mut status = json!({ "resourceRules": resources, "nonResourceRules": paths, "incomplete": false });
+    if node_of(&call.user).is_some() {
+        status["incomplete"] = true.into();
+        status["evaluationError"] = "node authorizer does not support user rule resolution".into();
+    }
+    Ok(status)
 }

@@ -9,6 +9,7 @@ mod harness;
 mod kinds;
 mod kubectl;
 mod lists;
+mod nodes;
 mod pods;
 mod protobuf;
 mod proxying;
