@@ -49,13 +49,3 @@ async fn a_machine_without_disks_boots_from_the_network_and_is_a_node_in_memory(
     assert!(vm.console().contains("state ready memory"), "the console says that nothing will be kept");
     vm.power_off().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn mistakes_and_a_missing_disk_are_told_and_the_machine_stays_up() {
-    let mut vm = boot(machine().append("skerry.rolle=server skerry.role=worker").state(State::None)).await;
-    vm.line("skerry.rolle").await;
-    vm.line("skerry.role").await;
-    vm.line("memory").await;
-    assert!(vm.console().contains("allowed"), "{}", vm.console().text());
-    vm.power_off().await;
-}

@@ -5,6 +5,7 @@
 //! whose test fails. `docs/testing.md` says how to write one.
 
 mod boot;
+mod config;
 mod disk;
 mod network;
 mod restart;

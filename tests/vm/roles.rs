@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use qemu::Cluster;
+use tests::inside::Inside;
 use tests::machine::{boot, boot_all, machine};
 
 /// First byte of a TLS handshake record (RFC 8446, section 5.1).
@@ -53,4 +54,10 @@ async fn an_agent_joins_its_server_and_both_are_ready() {
         "jsonpath={.items[*].status.addresses[?(@.type==\"InternalIP\")].address}",
     ]);
     assert_eq!(addresses, format!("{} {}", Cluster::address(1), Cluster::address(2)));
+    tokio::task::block_in_place(|| {
+        let flags = Inside::new(&kubectl, &Cluster::name(2)).read("/etc/rancher/k3s/config.yaml");
+        let server = format!("server: \"https://{}:6443\"\n", Cluster::address(1));
+        assert!(flags.contains(&server) && flags.contains("token: \""), "{flags}");
+        assert!(flags.contains(&format!("node-ip:\n  - \"{}\"", Cluster::address(2))), "{flags}");
+    });
 }
