@@ -10,6 +10,7 @@ use nix::mount::MsFlags;
 
 use crate::config::{self, NodeConfig};
 use crate::containerd;
+use crate::identity;
 use crate::mounts;
 use crate::services::CONTAINERD_CONFIG;
 
@@ -51,13 +52,18 @@ pub(crate) fn write_identity(hostname: &str, machine_id: &str) -> Result<()> {
     write("hosts", &hosts(hostname))
 }
 
-/// Writes what containerd and k3sd read, and binds the node's secret to STATE.
-pub(crate) fn write_services(config: &NodeConfig) -> Result<()> {
+/// Writes what containerd and k3sd read, and binds the node's secret to STATE; where that keeps nothing, the secret is made from what lasts.
+pub(crate) fn write_services(config: &NodeConfig, persistent: bool) -> Result<()> {
     let (kept, shown) = NODE_SECRETS;
     for directory in [kept, shown] {
         fs::create_dir_all(directory).with_context(|| format!("failed to create {directory}"))?;
     }
     mounts::bind(Path::new(kept), Path::new(shown))?;
+    let token = config.node.token.as_ref().filter(|_| !persistent);
+    if let Some(password) = token.and_then(|token| identity::lasting_node_password(&token.0)) {
+        identity::write_durably(&Path::new(kept).join("password"), password.as_bytes(), 0o600)
+            .context("failed to write the node password")?;
+    }
     write("containerd/config.toml", &containerd::config(&config.registries))?;
     // It may hold the passwords of registries.
     fs::set_permissions(CONTAINERD_CONFIG, fs::Permissions::from_mode(0o600))

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use nix::time::{ClockId, clock_settime};
+use sha2::{Digest, Sha256};
 
 const MACHINE_ID: &str = "/var/lib/skerry/machine-id";
 const SEED: &str = "/var/lib/skerry/random-seed";
@@ -53,6 +54,18 @@ fn firmware_id() -> Option<String> {
     let uuid = fs::read_to_string(PRODUCT_UUID).ok();
     let serial = || fs::read_to_string(BOARD_SERIAL).ok();
     uuid.and_then(|text| valid_id(&text.trim().replace('-', ""))).or_else(|| id_from_serial(&serial()?))
+}
+
+/// The node password of a machine that keeps nothing: the same after each restart, else the server would take it for another
+/// machine that wants its name. Only who has the token can tell it. `None` where the firmware does not know the machine.
+pub(crate) fn lasting_node_password(token: &str) -> Option<String> {
+    Some(node_password(&firmware_id()?, token))
+}
+
+/// 32 hexadecimal digits, as K3s makes them from randomness.
+fn node_password(firmware_id: &str, token: &str) -> String {
+    let digest = Sha256::digest(format!("skerry node password\n{firmware_id}\n{token}"));
+    digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The name of a machine that was not given one.
@@ -163,6 +176,15 @@ pub(crate) fn write_durably(path: &Path, content: &[u8], mode: u32) -> io::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_password_follows_from_machine_and_token() {
+        let password = node_password("a0b1", "secret");
+        assert_eq!(password.len(), 32);
+        assert_eq!(password, node_password("a0b1", "secret"));
+        assert_ne!(password, node_password("a0b2", "secret"));
+        assert_ne!(password, node_password("a0b1", "secreT"));
+    }
 
     #[test]
     fn dummy_firmware_ids_are_refused() {

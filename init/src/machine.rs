@@ -128,7 +128,7 @@ impl Machine {
         }
         match state {
             Ok(place) => {
-                if let Err(error) = etc::write_services(&config) {
+                if let Err(error) = etc::write_services(&config, self.persistent) {
                     obstacles.push(format!("{error:#}"));
                 }
                 say!("state ready {place}");
