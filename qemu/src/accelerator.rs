@@ -6,9 +6,10 @@
 
 use std::env;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
@@ -68,8 +69,15 @@ impl Accelerator {
     }
 
     async fn probe(arch: Arch, kernel: Option<&Kernel>, version: u32) -> Result<Self, Error> {
-        if !Path::new(DEVICE).exists() {
-            return Ok(Self::Tcg);
+        match fs::File::options().read(true).write(true).open(DEVICE) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::Tcg),
+            Err(error) => {
+                eprintln!(
+                    "qemu: {DEVICE} cannot be used ({error}): every instruction is translated, which is slow"
+                );
+                return Ok(Self::Tcg);
+            }
         }
         // The firmware is of this family's instructions.
         if arch == Arch::X86_64 && !runs_firmware(Self::Kvm).await? {
@@ -77,7 +85,7 @@ impl Accelerator {
         }
         // Without a kernel to try, the firmware's word counts, for this run.
         let Some(kernel) = kernel else { return Ok(Self::Kvm) };
-        let verdict = Verdict::of_this_boot(version);
+        let verdict = Verdict::of_this_boot(version, kernel);
         let runs = match verdict.read() {
             Some(known) => known,
             None => {
@@ -105,8 +113,15 @@ struct Verdict {
 }
 
 impl Verdict {
-    fn of_this_boot(version: u32) -> Self {
+    /// A kernel or initramfs that does not start says nothing about the next.
+    fn of_this_boot(version: u32, kernel: &Kernel) -> Self {
         let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
+        let stamp = |path: &Path| {
+            let metadata = fs::metadata(path).ok()?;
+            let made = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+            Some(format!("{}-{}", metadata.len(), made.as_millis()))
+        };
+        let stamps = [&kernel.kernel, &kernel.initramfs].map(|path| stamp(path).unwrap_or_default());
         let cache = env::var_os("SKERRY_CACHE").map(PathBuf::from).or_else(|| {
             let base = env::var_os("XDG_CACHE_HOME")
                 .map(PathBuf::from)
@@ -115,7 +130,7 @@ impl Verdict {
         });
         Self {
             path: cache.map(|cache| cache.join("kvm")),
-            holds_for: format!("boot {} qemu {version}", boot.trim()),
+            holds_for: format!("boot {} qemu {version} kernel {}", boot.trim(), stamps.join(" ")),
         }
     }
 

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::Ipv4Addr;
 
 use crate::builder::Builder;
 use crate::command_line::{Lan, lan_address, user_address};
@@ -42,9 +42,7 @@ impl Cluster {
     /// # Errors
     /// When the host has no port to give.
     pub fn with_token(token: &str) -> Result<Self, Error> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr());
-        let port = socket.map_err(Error::host("find a free port for the machines' network"))?.port();
-        Ok(Self { token: token.to_owned(), port })
+        Ok(Self { token: token.to_owned(), port: Lan::free(1)?.port })
     }
 
     /// The secret by which agents join.

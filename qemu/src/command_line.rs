@@ -1,10 +1,12 @@
 //! QEMU's arguments for one machine.
 
 use std::ffi::OsString;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use crate::accelerator::Accelerator;
 use crate::arch::{Arch, Firmware};
+use crate::error::Error;
 use crate::image::{Kernel, NETBOOT_SCRIPT};
 use crate::kubeconfig;
 
@@ -70,6 +72,18 @@ pub struct Lan {
     pub port: u16,
     /// The machine's number in it, from 1; it makes the card's hardware address.
     pub number: u8,
+}
+
+impl Lan {
+    /// A network that nothing else on this host uses, for the machine with this number.
+    ///
+    /// # Errors
+    /// When the host has no port to give.
+    pub fn free(number: u8) -> Result<Self, Error> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr());
+        let port = socket.map_err(Error::host("find a free port for the machines' network"))?.port();
+        Ok(Self { port, number })
+    }
 }
 
 /// The network to the host, for [`crate::Vm::set_link`].

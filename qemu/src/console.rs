@@ -92,7 +92,7 @@ impl Console {
 
     /// Waits for a line that contains one of `texts`, among those after the first `mark` ones, and tells which of them.
     /// Never ends without one.
-    pub(crate) async fn wait(&self, mark: usize, texts: &[&str]) -> (usize, String) {
+    pub async fn wait(&self, mark: usize, texts: &[&str]) -> (usize, String) {
         let mut count = self.shared.count.subscribe();
         let mut next = mark;
         loop {

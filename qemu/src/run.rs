@@ -3,10 +3,9 @@
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use futures::future::{join_all, try_join_all};
 use qemu::{Accelerator, Arch, Builder, Cluster, Disk, Echo, Error, Forward, Start, State, Vm, Volume};
@@ -148,7 +147,7 @@ impl Run {
             (Err(error), _) => return Err(error.into()),
         }
         let ends = tokio::select! {
-            ends = join_all(machines.iter_mut().map(|vm| vm.wait_end(FOREVER))) => ends,
+            ends = join_all(machines.iter_mut().map(|vm| vm.wait_off(FOREVER))) => ends,
             () = stop.next() => return power_off(machines, &mut stop).await,
         };
         report_ends(ends)
@@ -271,23 +270,42 @@ impl Run {
         self.hand_over(&mut machines[0]).await
     }
 
-    async fn hand_over(&self, vm: &mut Vm) -> Result<(), Error> {
-        let uptime = vm.uptime();
-        let kubeconfig = vm.kubeconfig(KUBECONFIG_LIMIT).await?;
+    /// Writes the kubeconfig, and prints what can be done with it.
+    fn show_cluster(&self, vm: &Vm, kubeconfig: &str, after: f64) -> Result<(), Error> {
         let path = self.beside(KUBECONFIG_FILE);
-        write_private(&path, &kubeconfig)
+        write_private(&path, kubeconfig)
             .map_err(|source| Error::Host { action: format!("write '{}'", path.display()), source })?;
-        println!("\nReady after {:.1} s. In another terminal:\n", uptime.as_secs_f64());
+        println!("\nReady after {after:.1} s. In another terminal:\n");
         if let Some(port) = vm.forwarded(DEMO_PORT) {
             println!("  curl http://127.0.0.1:{port}/");
         }
         println!("  {} --kubeconfig {} get nodes\n", self.kubectl, path.display());
+        Ok(())
+    }
+
+    async fn hand_over(&self, vm: &mut Vm) -> Result<(), Error> {
+        let uptime = vm.uptime();
+        let console = vm.console().clone();
+        let kubeconfig = tokio::select! {
+            biased;
+            kubeconfig = vm.kubeconfig(KUBECONFIG_LIMIT) => Some(kubeconfig?),
+            // It has none to give.
+            _ = console.wait(0, &[AGENT]) => None,
+        };
+        let after = uptime.as_secs_f64();
+        match kubeconfig {
+            Some(kubeconfig) => self.show_cluster(vm, kubeconfig.as_str(), after)?,
+            None => println!("\nReady after {after:.1} s, as an agent of another machine's cluster.\n"),
+        }
         if self.until.is_none() {
             println!("Ctrl-C powers the machine off.\n");
         }
         Ok(())
     }
 }
+
+/// On the console of an agent.
+const AGENT: &str = "(role agent)";
 
 /// Ctrl-C from a person, SIGTERM from a script.
 struct StopSignals {
@@ -322,10 +340,9 @@ async fn power_off(mut machines: Vec<Vm>, stop: &mut StopSignals) -> anyhow::Res
     report_ends(ends)
 }
 
-fn report_ends(ends: Vec<Result<ExitStatus, Error>>) -> anyhow::Result<()> {
+fn report_ends(ends: Vec<Result<(), Error>>) -> anyhow::Result<()> {
     for end in ends {
-        let status = end?;
-        ensure!(status.success(), "QEMU ended with {status}");
+        end?;
     }
     eprintln!("qemu: the machine is off");
     Ok(())

@@ -68,7 +68,7 @@ impl Until {
                 let what = format!("the page {path} on port {guest}");
                 vm.wait_until(&what, limit, move || answers(port, &path).then_some(())).await
             }
-            Self::Off => vm.wait_end(limit).await.map(drop),
+            Self::Off => vm.wait_off(limit).await,
         }
     }
 }

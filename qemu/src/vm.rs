@@ -29,6 +29,12 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long the console's last lines may take after QEMU's end.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
+/// What a machine that is to go off is waited for, in messages.
+const POWER_OFF: &str = "power-off";
+
+/// QEMU's reason for its end after the guest powered off.
+const SHUT_DOWN: &str = "guest-shutdown";
+
 /// How often a condition outside the machine is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -232,20 +238,31 @@ impl Vm {
         Ok(kubeconfig::redirect(&text, port))
     }
 
-    /// Waits for QEMU to end by itself, as it does when the guest powers off.
+    /// Waits for the guest to power off. QEMU ends by other things as well, such as a kernel that panics and resets.
     ///
     /// # Errors
-    /// When it still runs at the limit.
-    pub async fn wait_end(&mut self, limit: Duration) -> Result<ExitStatus, Error> {
-        match timeout(limit, self.child.wait()).await {
-            Ok(status) => {
-                let status = status.map_err(Error::host("wait for QEMU"))?;
-                // The last lines may still be in the pipe.
+    /// When QEMU still runs at the limit, or has ended otherwise.
+    pub async fn wait_off(&mut self, limit: Duration) -> Result<(), Error> {
+        let Ok(status) = timeout(limit, self.child.wait()).await else {
+            return Err(deadline(POWER_OFF, limit, &self.console));
+        };
+        // The last events may still be in the socket.
+        let mut events = self.control.watch();
+        let _ = timeout(DRAIN_LIMIT, async { while events.changed().await.is_ok() {} }).await;
+        let reason = self.last_reason();
+        match status {
+            Ok(status) if status.success() && reason.as_deref() == Some(SHUT_DOWN) => {
+                // So may the console's last lines be in the pipe.
                 let _ = timeout(DRAIN_LIMIT, self.console.drained()).await;
-                Ok(status)
+                Ok(())
             }
-            Err(_) => Err(deadline("power-off", limit, &self.console)),
+            status => Err(ended(status, reason, POWER_OFF, &self.console).await),
         }
+    }
+
+    /// Why QEMU reset or shut the machine down, the last time that it did.
+    fn last_reason(&self) -> Option<String> {
+        self.control.events().into_iter().rev().find_map(|event| event.reason)
     }
 
     /// Waits for something the guest does, no longer than QEMU lives.
@@ -262,8 +279,7 @@ impl Vm {
                 result.map_err(|_| deadline(waited_for, limit, &self.console))
             }
             status = self.child.wait() => {
-                let reason = self.control.events().into_iter().rev().find_map(|event| event.reason);
-                Err(ended(status, reason, waited_for, &self.console).await)
+                Err(ended(status, self.last_reason(), waited_for, &self.console).await)
             }
         }
     }
@@ -273,13 +289,12 @@ impl Vm {
     /// Presses the power button and waits for the guest to power off. One that is off already stays so.
     ///
     /// # Errors
-    /// When QEMU still runs at the limit.
-    pub async fn powerdown(&mut self, limit: Duration) -> Result<ExitStatus, Error> {
-        if let Some(status) = self.child.try_wait().map_err(Error::host("wait for QEMU"))? {
-            return Ok(status);
+    /// When QEMU still runs at the limit, or has ended otherwise.
+    pub async fn powerdown(&mut self, limit: Duration) -> Result<(), Error> {
+        if self.child.try_wait().map_err(Error::host("wait for QEMU"))?.is_none() {
+            self.control.execute("system_powerdown", None).await?;
         }
-        self.control.execute("system_powerdown", None).await?;
-        self.wait_end(limit).await
+        self.wait_off(limit).await
     }
 
     /// Presses the reset button. That ends QEMU, except for a machine with [`Builder::restarts`].
@@ -290,11 +305,12 @@ impl Vm {
         self.control.execute("system_reset", None).await.map(drop)
     }
 
-    /// Ends QEMU at once. What the guest had not handed to its disk is gone.
+    /// Ends QEMU at once and waits until it is gone, so that another machine can have its disks. What the guest had not handed to
+    /// them is lost.
     ///
     /// # Errors
     /// When QEMU cannot be killed.
-    pub async fn cut_power(mut self) -> Result<(), Error> {
+    pub async fn cut_power(&mut self) -> Result<(), Error> {
         self.child.kill().await.map_err(Error::host("kill QEMU"))
     }
 

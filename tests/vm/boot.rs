@@ -32,7 +32,7 @@ async fn a_whole_disk_boots_through_uefi_and_remembers_after_a_power_cut() {
     vm.ready().await;
     vm.kubectl().await.ok_with(&["create", "-f", "-"], KEPT);
     // No orderly end: what was acknowledged must be there all the same.
-    vm.cut_power();
+    vm.cut_power().await;
 
     let mut vm = boot(appliance()).await;
     vm.ready().await;

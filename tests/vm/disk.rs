@@ -103,13 +103,13 @@ async fn an_image_on_a_larger_disk_fills_it_whenever_the_power_fails() {
     for moment in ["skerry: state grew the partition", "skerry: state formatting", STATE_READY] {
         let mut vm = boot(card()).await;
         vm.line(moment).await;
-        vm.cut_power();
+        vm.cut_power().await;
     }
     let mut vm = boot(card()).await;
     let line = vm.line(STATE_READY).await;
     assert!(line.contains("/dev/vdb"), "{line}");
     assert!(!vm.console().contains("formatting"), "it was made anew");
-    vm.cut_power();
+    vm.cut_power().await;
     let state = |path: &Path| {
         let mut file = File::open(path).unwrap();
         let (table, _) = Table::read(&mut file).unwrap();
@@ -122,7 +122,7 @@ async fn an_image_on_a_larger_disk_fills_it_whenever_the_power_fails() {
     let mut vm = boot(card()).await;
     vm.line("skerry: state growing the file system").await;
     vm.line(STATE_READY).await;
-    vm.cut_power();
+    vm.cut_power().await;
     assert_eq!(state(&path), before + 2 * 1024 * MIB);
 }
 
@@ -162,7 +162,7 @@ async fn a_damaged_state_is_repaired_without_loss_or_left_until_someone_decides(
     let mut vm = boot(with_state()).await;
     vm.line("is repaired; nothing was lost").await;
     vm.line(STATE_READY).await;
-    vm.cut_power();
+    vm.cut_power().await;
     assert_eq!(kept(&path), b"precious");
 
     // The root directory is gone, and the journal has no copy of it: what was in it can be kept, its names cannot.
@@ -172,12 +172,12 @@ async fn a_damaged_state_is_repaired_without_loss_or_left_until_someone_decides(
     let line = vm.line("repairing it may lose data").await;
     assert!(line.contains("skerry.state=repair"), "{line}");
     vm.line("maintenance: no service is started").await;
-    vm.cut_power();
+    vm.cut_power().await;
     assert_eq!(kept(&path), b"precious");
 
     let mut vm = boot(with_state().append("skerry.state=repair")).await;
     vm.line(STATE_READY).await;
-    vm.cut_power();
+    vm.cut_power().await;
     assert_eq!(kept(&path), b"precious", "what had no name any more is in lost+found");
 }
 
@@ -189,12 +189,12 @@ async fn a_full_state_boots_and_says_so_and_a_cut_one_is_refused() {
     let mut vm = boot(with_state()).await;
     vm.line("is full").await;
     vm.line(STATE_READY).await;
-    vm.cut_power();
+    vm.cut_power().await;
 
     File::options().write(true).open(&path).unwrap().set_len(400 * MIB).unwrap();
     let mut vm = boot(with_state()).await;
     vm.line("is cut short").await;
-    vm.cut_power();
+    vm.cut_power().await;
     let mut file = File::options().read(true).write(true).open(&path).unwrap();
     file.seek(SeekFrom::End(0)).unwrap();
     file.write_all(&vec![0; (512 - 400) * MIB as usize]).unwrap();

@@ -41,7 +41,7 @@ ipv6 = "off"
 
 #[tokio::test(flavor = "multi_thread")]
 async fn links_are_found_renamed_made_and_stacked() {
-    let lan = Lan { port: 11_753, number: 1 };
+    let lan = Lan::free(1).unwrap();
     let mut vm = boot(machine().config(STACKED).lan(lan).state(State::None)).await;
     vm.line("skerry: network ready uplink 10.0.2.15/24").await;
     vm.line("skerry: network ready uplink fec0::").await;
@@ -53,7 +53,7 @@ async fn links_are_found_renamed_made_and_stacked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_port_asks_for_an_address_and_none_holds_the_boot_up() {
     // The second card has a carrier and no server.
-    let lan = Lan { port: 11_754, number: 1 };
+    let lan = Lan::free(1).unwrap();
     let mut vm = boot(machine().lan(lan).state(State::None)).await;
     vm.line("skerry: network ready eth0 10.0.2.15/24").await;
     vm.line("skerry: service k3sd starting").await;
