@@ -1,6 +1,11 @@
 //! What a machine makes of what it is told: every source, in its order; and of what is wrong in them.
 
-use qemu::{State, Volume};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use disk::fat;
+use qemu::{Disk, State, Volume};
 use tests::inside::Inside;
 use tests::machine::{STEP, boot, machine};
 use tests::wait_for;
@@ -229,6 +234,40 @@ async fn two_volumes_that_both_want_to_be_the_configuration_are_a_mistake_that_n
     let line = vm.line("partitions labelled CONFIG: ").await;
     assert!(line.contains("skerry: maintenance: "), "{line}");
     assert!(line.contains("/dev/vdb and /dev/vdc; allowed: one of them"), "{line}");
+    vm.line(NO_SERVICE).await;
+    vm.power_off().await;
+}
+
+/// A volume labelled `CONFIG` whose `config.toml` cannot be read to its end: the table that says where it goes on is gone.
+fn damaged_volume(path: &Path) -> Disk {
+    const BYTES: u64 = 8 << 20;
+    const SECTOR: u64 = 512;
+    let content = "# long enough for more than one cluster\n".repeat(2000);
+    let mut file = File::create_new(path).unwrap();
+    file.set_len(BYTES).unwrap();
+    let format = fat::Format { bytes: BYTES, label: "CONFIG", id: 1 };
+    fat::make(&mut file, &format, &[("config.toml".to_owned(), content.into_bytes())].into()).unwrap();
+    // Reserved sectors, tables and sectors of a table: the boot sector's fields at 14, 16 and 22.
+    let header = fs::read(path).unwrap();
+    let short = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
+    let (reserved, tables, length) = (short(14), u64::from(header[16]), short(22));
+    for table in 0..tables {
+        // The first two entries are no clusters.
+        let start = (reserved + table * length) * SECTOR + 4;
+        file.write_all_at(&vec![0; (length * SECTOR - 4) as usize], start).unwrap();
+    }
+    Disk { file: path.to_owned(), read_only: true }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_told_and_hides_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let utf_16: Vec<u8> = "\u{feff}[node]\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let told = machine().disk(damaged_volume(&dir.path().join("volume"))).credential(CREDENTIAL, utf_16);
+    let mut vm = boot(told.state(State::None)).await;
+    vm.line("(CONFIG)/config.toml: (whole file): given a file that cannot be read (").await;
+    vm.line("skerry.config: (whole file): given UTF-16; allowed: UTF-8 (choose it when saving the file)")
+        .await;
     vm.line(NO_SERVICE).await;
     vm.power_off().await;
 }
