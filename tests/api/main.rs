@@ -1,7 +1,9 @@
 //! The API server over HTTPS, as `k3sd server --disable-agent` runs it: no root, no node.
 
 mod apply;
+mod disk_full;
 mod faults;
+mod kill;
 mod kubectl;
 
 use std::path::{Path, PathBuf};

@@ -2,6 +2,7 @@
 //!
 //! The tests run what ships: `./just test` builds it and says where it is (`SKERRY_BINARIES`, `SKERRY_IMAGE`, `KUBECTL`).
 
+pub mod client;
 pub mod inside;
 pub mod journey;
 mod kubectl;
