@@ -1,5 +1,7 @@
 //! Who asks: client certificates and bearer tokens.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use machinery::status::Status;
@@ -18,8 +20,37 @@ use token::Tokens;
 pub(crate) enum Peer {
     /// In process, with a fixed identity.
     Trusted(UserInfo),
-    /// Over TLS, with the identity of the verified client certificate if one was shown.
-    Network(Option<UserInfo>),
+    /// Over TLS.
+    Network { address: IpAddr, shown: Shown },
+}
+
+/// What a client's certificate says.
+#[derive(Debug, Clone)]
+pub(crate) enum Shown {
+    /// It has shown none.
+    Nothing,
+    /// A good one, of this user.
+    Identity(UserInfo),
+    /// One that has run out, that another authority has signed, or that names nobody.
+    Invalid,
+}
+
+impl Peer {
+    /// Where it is. Components in process are on this machine.
+    pub(crate) fn address(&self) -> IpAddr {
+        match self {
+            Self::Trusted(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Self::Network { address, .. } => *address,
+        }
+    }
+
+    /// The identity that needs nothing of a request to be known.
+    pub(crate) fn user(&self) -> Option<&UserInfo> {
+        match self {
+            Self::Trusted(user) | Self::Network { shown: Shown::Identity(user), .. } => Some(user),
+            Self::Network { shown: Shown::Nothing | Shown::Invalid, .. } => None,
+        }
+    }
 }
 
 /// The user of a request. Wrong credentials are refused even where none would do.
@@ -29,15 +60,15 @@ pub(crate) fn authenticate(
     tokens: &Tokens,
     objects: &Registry,
 ) -> Result<UserInfo, Status> {
-    match peer {
-        Peer::Trusted(user) | Peer::Network(Some(user)) => return Ok(user.clone()),
-        Peer::Network(None) => {}
+    if let Some(user) = peer.user() {
+        return Ok(user.clone());
     }
     match bearer(headers) {
         Some(token) => {
             tokens.verify(token, &[], objects).map(|verified| verified.user).ok_or_else(unauthorized)
         }
         None if headers.contains_key(AUTHORIZATION) => Err(unauthorized()),
+        None if matches!(peer, Peer::Network { shown: Shown::Invalid, .. }) => Err(unauthorized()),
         None => Ok(UserInfo::anonymous()),
     }
 }

@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::upgrade::OnUpgrade;
 use machinery::status::Status;
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, info, trace};
 
 use crate::authn::{self, Peer};
 use crate::body::BoxError;
@@ -34,6 +34,9 @@ use crate::{authz, negotiate, nonresource, verbs};
 const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 /// How long a request body may take, as it holds a place among the requests in flight: upstream's limit on whole requests.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A request that takes longer until its answer begins is worth a line in the log.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// One request for a resource, past authentication and authorization.
 pub(crate) struct Call {
@@ -145,11 +148,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, peer: Peer, request: ApiRequest)
     if let Some(extra) = shared.extra.get()
         && extra.owns(request.uri().path())
     {
-        let client = match &peer {
-            Peer::Trusted(user) => Some(user.clone()),
-            Peer::Network(user) => user.clone(),
-        };
-        let answer = extra.answer(request, client).await;
+        let answer = extra.answer(request, peer.user().cloned()).await;
         return answer.unwrap_or_else(|| respond::status(&Status::unknown_path()));
     }
     let started = Instant::now();
@@ -159,12 +158,33 @@ pub(crate) async fn handle(shared: Arc<Shared>, peer: Peer, request: ApiRequest)
     let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
     let known = shared.registry.tables().find(&info.group, &info.version, &info.resource).is_some();
     let labels = (info.verb, if known { info.resource.clone() } else { String::new() });
+    let log = RequestLog { started, verb: info.verb, target: parts.uri.clone() };
     let response = match answer(&shared, &peer, parts, body, info, query).await {
         Ok(response) => response,
         Err(status) => respond::status_in(errors, &status),
     };
     shared.metrics.record(labels.0, &labels.1, response.status().as_u16(), started.elapsed());
+    log.write(&peer, response.status());
     response
+}
+
+/// What is said of each request once its answer begins: of slow ones to everybody, as upstream's traces are.
+struct RequestLog {
+    started: Instant,
+    verb: &'static str,
+    target: Uri,
+}
+
+impl RequestLog {
+    fn write(self, peer: &Peer, code: StatusCode) {
+        let (elapsed, target) = (self.started.elapsed(), &self.target);
+        let (verb, code) = (self.verb, code.as_u16());
+        if elapsed > SLOW {
+            info!(verb, %target, code, ?elapsed, client = %peer.address(), "slow request");
+        } else {
+            debug!(verb, %target, code, ?elapsed, client = %peer.address(), "request");
+        }
+    }
 }
 
 /// A place among the requests in flight. Administrators, components in process and streams need none; for others, none free means
@@ -196,7 +216,7 @@ async fn answer(
     let user = authz::impersonate(shared, user, &parts.headers)?;
     authz::authorize_request(shared, &user, &info, &query).await?;
     let _permit = permit(shared, peer, &user, &info)?;
-    debug!(verb = info.verb, path = info.path, user = user.name, "request");
+    trace!(verb = info.verb, path = info.path, user = user.name, "request allowed");
     if !info.is_resource {
         return nonresource::answer(shared, &parts, &info, &query, &user).await;
     }

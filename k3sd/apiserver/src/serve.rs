@@ -1,36 +1,42 @@
 //! The listener: accept, handshake, HTTP/1.1 or HTTP/2, and an orderly end.
 
 use std::io;
+use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span, warn};
 
-use crate::authn::{Peer, certificate_user};
+use crate::authn::Peer;
 use crate::pipeline;
 use crate::server::{ApiServer, Shared};
+use crate::tls;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the head of an HTTP/1.1 request may take, counted from the end of the one before it.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests in flight may take after the listener has closed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Upstream's `--http2-max-streams-per-connection` default is 250; watches of many kinds share one connection.
 const MAX_STREAMS: u32 = 1000;
+/// How often an HTTP/2 client is asked whether it is still there.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
 impl ApiServer {
     /// Accept connections until `cancel`, then let requests in flight finish, within limits. Fails when the watch cache has lost the
     /// datastore: what is served would be old from then on.
     pub async fn serve(&self, listener: TcpListener, cancel: CancellationToken) -> io::Result<()> {
-        let graceful = GracefulShutdown::new();
-        let acceptor = TlsAcceptor::from(self.shared.tls.clone());
+        let closing = CancellationToken::new();
+        let acceptor = TlsAcceptor::from(self.shared.tls.config.clone());
         let mut connections = JoinSet::new();
         let mut stale = self.shared.stale.clone();
         let mut outcome = Ok(());
@@ -48,7 +54,9 @@ impl ApiServer {
             };
             match stream {
                 Ok((stream, peer)) => {
-                    let task = connection(self.shared.clone(), acceptor.clone(), stream, graceful.watcher());
+                    let address = peer.ip();
+                    let (shared, acceptor) = (self.shared.clone(), acceptor.clone());
+                    let task = connection(shared, acceptor, stream, address, closing.clone());
                     connections.spawn(task.instrument(info_span!("connection", %peer)));
                 }
                 Err(error) => {
@@ -59,7 +67,9 @@ impl ApiServer {
             }
         }
         drop(listener);
-        if tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
+        closing.cancel();
+        let drained = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
             warn!(left = connections.len(), "connections cut off at shutdown");
         }
         connections.shutdown().await;
@@ -72,7 +82,13 @@ impl ApiServer {
     }
 }
 
-async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStream, watcher: Watcher) {
+async fn connection(
+    shared: Arc<Shared>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    address: IpAddr,
+    closing: CancellationToken,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "failed to set TCP_NODELAY");
     }
@@ -81,23 +97,51 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStrea
         Ok(Err(error)) => return debug!(%error, "TLS handshake failed"),
         Err(_) => return debug!("TLS handshake timed out"),
     };
-    let user =
-        stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(certificate_user);
-    let peer = Peer::Network(user);
+    let handshake = stream.get_ref().1;
+    let peer = Peer::Network { address, shown: shared.tls.judge(handshake.peer_certificates()) };
+    let http2 = handshake.alpn_protocol() == Some(tls::HTTP2);
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
         let (shared, peer) = (shared.clone(), peer.clone());
         async move { Ok::<_, std::convert::Infallible>(pipeline::handle(shared, peer, request).await) }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+    let stream = TokioIo::new(stream);
+    // What TLS has agreed on: to find it out from the first bytes would have no time limit.
+    let served = if http2 {
+        let mut connection = pin!(http2_server().serve_connection(stream, service));
+        tokio::select! {
+            served = connection.as_mut() => served,
+            () = closing.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    } else {
+        let mut connection = pin!(http1_server().serve_connection(stream, service).with_upgrades());
+        tokio::select! {
+            served = connection.as_mut() => served,
+            () = closing.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
+    if let Err(error) = served {
+        debug!(%error, "connection ended");
+    }
+}
+
+fn http1_server() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder
-        .http2()
+}
+
+fn http2_server() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
-        .keep_alive_interval(Duration::from_secs(30));
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    if let Err(error) = watcher.watch(connection).await {
-        debug!(error = %error, "connection ended");
-    }
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL);
+    builder
 }

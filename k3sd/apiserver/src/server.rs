@@ -29,6 +29,7 @@ use crate::config::Config;
 use crate::kubelet::KubeletTransport;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
+use crate::tls::Tls;
 use crate::user::UserInfo;
 use crate::{bootstrap, compactor, pipeline};
 
@@ -93,7 +94,7 @@ pub(crate) struct Shared {
     pub nodes: Nodes,
     pub kubelets: KubeletTransport,
     pub metrics: Metrics,
-    pub tls: Arc<rustls::ServerConfig>,
+    pub tls: Tls,
     /// Requests from the network that may be answered at one time, streams aside.
     pub in_flight: Semaphore,
     /// Set when the caches can no longer follow the datastore.
@@ -126,7 +127,7 @@ impl ApiServer {
     ) -> Result<Self, StartError> {
         let registry = Arc::new(Registry::builtin());
         let tokens = Tokens::new(&config)?;
-        let tls = crate::tls::server_config(&config)?;
+        let tls = Tls::new(&config)?;
         let kubelets = KubeletTransport::new(&config)?;
         let allocators = Allocators::new(&config.service_cidrs, config.node_port_range.clone());
         let allocators = Arc::new(allocators);

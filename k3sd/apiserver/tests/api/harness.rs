@@ -45,6 +45,11 @@ pub(crate) fn authority() -> Authority {
 
 /// A leaf for `name` in `group`, usable on both ends.
 pub(crate) fn leaf(ca: &Authority, name: &str, group: Option<&str>) -> (String, KeyPair) {
+    leaf_until(ca, name, group, 4000)
+}
+
+/// The same, good until the first day of a year.
+pub(crate) fn leaf_until(ca: &Authority, name: &str, group: Option<&str>, year: i32) -> (String, KeyPair) {
     let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
     if let Some(group) = group {
@@ -52,6 +57,8 @@ pub(crate) fn leaf(ca: &Authority, name: &str, group: Option<&str>) -> (String, 
     }
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+    params.not_after = rcgen::date_time_ymd(year, 1, 1);
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, ca).unwrap();
     (certificate.pem(), key)
@@ -214,6 +221,18 @@ impl Server {
             .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))
             .unwrap();
         self.api.service_as(user).oneshot(request).await.unwrap()
+    }
+
+    /// A token of a service account that is made for it.
+    pub(crate) async fn token(&self, namespace: &str, account: &str) -> String {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+        let made = self.call(Method::POST, &path, serde_json::json!({"metadata": {"name": account}})).await;
+        assert_eq!(made.0, StatusCode::CREATED, "{}", made.1);
+        let request =
+            serde_json::json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+        let (status, answer) = self.call(Method::POST, &format!("{path}/{account}/token"), request).await;
+        assert_eq!(status, StatusCode::CREATED, "{answer}");
+        answer["status"]["token"].as_str().expect("a token").to_owned()
     }
 
     pub(crate) async fn call(&self, method: Method, target: &str, body: Value) -> (StatusCode, Value) {
