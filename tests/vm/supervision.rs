@@ -1,27 +1,10 @@
 //! PID 1 keeps its services: each in its group with its limits, back when it dies, visible when it cannot live.
 
+use tests::inside::{Inside, POD};
 use tests::machine::{Machine, STEP, boot, machine};
 use tests::{Kubectl, fetch, wait_for};
 
 const DEMO_PORT: u16 = 30080;
-/// A pod that sees the whole machine and may kill its programs.
-const WATCHER: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: watcher}
-spec:
-  hostPID: true
-  containers:
-  - name: watcher
-    image: localhost/skerry/demo:1
-    imagePullPolicy: Never
-    securityContext: {privileged: true, runAsUser: 0}
-    volumeMounts: [{name: host, mountPath: /host}]
-  volumes:
-  - name: host
-    hostPath: {path: /}
-"#;
-
 /// A control group: its path, who lives in it, and its limits by file.
 type Group = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
@@ -60,9 +43,7 @@ async fn services_live_in_their_groups_and_come_back_without_touching_a_containe
     let kubectl = vm.kubectl().await;
     let demo = vm.address(DEMO_PORT);
     tokio::task::block_in_place(|| {
-        kubectl.ok_with(&["create", "-f", "-"], WATCHER);
-        kubectl.ok(&["wait", "--for=condition=Ready", "pod/watcher", "--timeout=240s"]);
-        everyone_is_in_his_group(&kubectl);
+        everyone_is_in_his_group(&kubectl, &Inside::new(&kubectl, "skerry"));
         the_log_can_be_asked(&kubectl);
         wait_for("page of the demo", STEP, || fetch(&demo, "/"));
     });
@@ -74,32 +55,31 @@ async fn services_live_in_their_groups_and_come_back_without_touching_a_containe
     vm.power_off().await;
 }
 
-fn everyone_is_in_his_group(kubectl: &Kubectl) {
+fn everyone_is_in_his_group(kubectl: &Kubectl, inside: &Inside<'_>) {
     for (group, program, limits) in GROUPS {
-        let dir = format!("/host/sys/fs/cgroup/{group}");
+        let dir = format!("/sys/fs/cgroup/{group}");
         for (file, expected) in *limits {
-            assert_eq!(read(kubectl, &format!("{dir}/{file}")).trim(), *expected, "{group} {file}");
+            assert_eq!(inside.read(&format!("{dir}/{file}")).trim(), *expected, "{group} {file}");
         }
-        let processes = read(kubectl, &format!("{dir}/cgroup.procs"));
+        let processes = inside.read(&format!("{dir}/cgroup.procs"));
         let first = processes.lines().next().unwrap_or_else(|| panic!("{group} is empty"));
-        let name = read(kubectl, &format!("/host/proc/{first}/comm"));
+        let name = inside.read(&format!("/proc/{first}/comm"));
         // The kernel keeps 15 characters.
         assert!(program.starts_with(name.trim()) || name.starts_with(program), "{group} holds {name}");
     }
-    let field = |path: &str| kubectl.ok(&["get", "pod", "watcher", "-o", &format!("jsonpath={path}")]);
+    let field = |path: &str| kubectl.ok(&["get", "pod", POD, "-o", &format!("jsonpath={path}")]);
     let uid = field("{.metadata.uid}");
     let id = field("{.status.containerStatuses[0].containerID}");
     let id = id.trim_start_matches("containerd://");
-    let processes =
-        read(kubectl, &format!("/host/sys/fs/cgroup/kubepods/besteffort/pod{uid}/{id}/cgroup.procs"));
+    let processes = inside.read(&format!("/sys/fs/cgroup/kubepods/besteffort/pod{uid}/{id}/cgroup.procs"));
     let first = processes.lines().next().expect("the pod's group holds its process");
-    assert_eq!(read(kubectl, &format!("/host/proc/{first}/comm")).trim(), "demo");
+    assert_eq!(inside.read(&format!("/proc/{first}/comm")).trim(), "demo");
 }
 
 /// The log socket, asked with the host's own program.
 fn the_log_can_be_asked(kubectl: &Kubectl) {
     let ask = |words: &str| {
-        let command = ["exec", "watcher", "--", "/host/sbin/init", "log", "--socket", "/host/run/skerry/log"];
+        let command = ["exec", POD, "--", "/host/sbin/init", "log", "--socket", "/host/run/skerry/log"];
         kubectl.ok(&[&command[..], &words.split(' ').collect::<Vec<_>>()].concat())
     };
     let sources = ask("sources");
@@ -113,10 +93,6 @@ fn the_log_can_be_asked(kubectl: &Kubectl) {
     assert!(ask("status").contains("containerd   ready after"));
 }
 
-fn read(kubectl: &Kubectl, path: &str) -> String {
-    kubectl.ok(&["exec", "watcher", "--", "demo", "cat", path])
-}
-
 /// Kills containerd, then k3sd, on a machine that has to bring them back without touching a container.
 async fn survive_deaths(vm: &mut Machine, kubectl: &Kubectl, demo: &str) {
     let containers =
@@ -125,14 +101,14 @@ async fn survive_deaths(vm: &mut Machine, kubectl: &Kubectl, demo: &str) {
     for service in ["containerd", "k3sd"] {
         let mark = vm.console().mark();
         // The connection may die with the victim; the console tells whether it did.
-        let outcome = kubectl.call(&["exec", "watcher", "--", "demo", "kill", service]);
+        let outcome = kubectl.call(&["exec", POD, "--", "demo", "kill", service]);
         assert!(!outcome.stderr.contains("demo: "), "{}", outcome.stderr);
         vm.line_after(mark, &format!("skerry: service {service} failed")).await;
         vm.line_after(mark, &format!("skerry: service {service} ready")).await;
         tokio::task::block_in_place(|| {
             wait_for("page after a death", STEP, || fetch(demo, "/"));
             wait_for("exec after a death", STEP, || {
-                kubectl.call(&["exec", "watcher", "--", "demo", "hostname"]).success.then_some(())
+                kubectl.call(&["exec", POD, "--", "demo", "hostname"]).success.then_some(())
             });
         });
     }
