@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 use self::backoff::Backoff;
 use self::run::{Ended, Run};
 use crate::board::{self, Board, Phase, since_kernel_start};
+use crate::console::say;
 use crate::launch;
 use crate::logs;
 use crate::notify::{self, Hub};
@@ -43,6 +44,8 @@ pub(crate) const ENVIRONMENT: &[(&str, &str)] = &[
 
 /// The wait before a service is started again that was merely done.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The wait for a service's end; longer than whatever its own task does about it.
+const STOP_LIMIT: Duration = run::LONGEST_END.saturating_add(Duration::from_secs(30));
 
 /// What a service task works with.
 #[derive(Clone)]
@@ -96,10 +99,13 @@ impl Supervisor {
             let stopped = |facts: &board::Facts| {
                 facts.services.get(service.name).is_none_or(|service| service.phase == Phase::Stopped)
             };
-            // The board lives as long as we do, so the wait cannot fail.
-            let _ = facts.wait_for(stopped).await;
+            // The board lives as long as we do, so the wait cannot fail. It is a service's own task that sees to its end in time.
+            if tokio::time::timeout(STOP_LIMIT, facts.wait_for(stopped)).await.is_err() {
+                say!("problem: {} does not stop; going on without it", service.name);
+            }
         }
-        while self.tasks.join_next().await.is_some() {}
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
     }
 }
 

@@ -7,12 +7,13 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::watchdog::Watchdog;
 use super::{Context, asked_to_stop, ready};
 use crate::board::Phase;
 use crate::cgroup;
+use crate::console::say;
 use crate::launch;
 use crate::notify::{Life, Message};
 use crate::reaper::{Child, Exit};
@@ -20,6 +21,10 @@ use crate::services::{Leftovers, Ready, Service};
 
 /// What a stuck service gets to write down why, after `SIGABRT`, before `SIGKILL`.
 const ABORT_GRACE: Duration = Duration::from_secs(5);
+/// What a killed process gets to be gone. One that waits for a disk which does not answer is not gone for minutes.
+const KILL_GRACE: Duration = Duration::from_secs(3);
+/// The most that a service gets for its end, however much more time it asks for.
+pub(super) const LONGEST_END: Duration = Duration::from_secs(300);
 
 /// How a run came to its end.
 #[derive(Debug, PartialEq, Eq)]
@@ -184,26 +189,33 @@ impl<'a> Run<'a> {
     /// Sends `signal`, waits for the end, and makes it sure. The service can ask for more time.
     async fn end(&mut self, signal: Signal, grace: Duration) {
         let mut deadline = Instant::now() + grace;
+        let last = Instant::now() + LONGEST_END;
         self.child.signal(signal);
         loop {
             tokio::select! {
                 _ = self.child.exited() => break,
                 Some(message) = self.messages.recv() => {
                     if let Some(time) = message.extend {
-                        deadline = deadline.max(Instant::now() + time);
+                        deadline = deadline.max(Instant::now() + time).min(last);
                     }
                     if let Some(status) = message.status {
                         self.context.board.update_service(self.service.name, |service| service.status = Some(status));
                     }
                 }
                 () = tokio::time::sleep_until(deadline) => {
-                    self.child.signal(Signal::SIGKILL);
-                    self.child.exited().await;
+                    self.kill().await;
                     break;
                 }
             }
         }
         self.clean_up();
+    }
+
+    async fn kill(&mut self) {
+        self.child.signal(Signal::SIGKILL);
+        if timeout(KILL_GRACE, self.child.exited()).await.is_err() {
+            say!("problem: {} does not end although it was killed; it is left behind", self.service.name);
+        }
     }
 
     fn clean_up(&self) {

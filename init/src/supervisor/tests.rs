@@ -38,6 +38,7 @@ const SERVICE: Service = Service {
 /// A supervisor of one service, in a process where nobody else has children.
 struct Bench {
     board: Board,
+    reaping: tokio::task::JoinHandle<io::Result<()>>,
     supervisor: Supervisor,
     socket: PathBuf,
     _dir: tempfile::TempDir,
@@ -49,7 +50,7 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("notify");
         let (board, reaper, hub) = (Board::new(Facts::default()), Reaper::default(), Hub::default());
-        tokio::task::spawn(reaper.clone().reap_all());
+        let reaping = tokio::task::spawn(reaper.clone().reap_all());
         let (listening, path) = (hub.clone(), socket.clone());
         tokio::task::spawn(async move { listening.receive_all(&path).await });
         while !socket.exists() {
@@ -59,7 +60,7 @@ impl Bench {
         let service = Service { environment: environment.leak(), ..service };
         let context = Context { board: board.clone(), reaper, hub, launcher: LAUNCHER };
         let supervisor = Supervisor::start(vec![Box::leak(Box::new(service))], &context);
-        Self { board, supervisor, socket, _dir: dir }
+        Self { board, reaping, supervisor, socket, _dir: dir }
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&board::Service) -> bool) -> board::Service {
@@ -137,6 +138,7 @@ own_process! {
     a_new_main_process_takes_the_place_of_the_old_one => moves,
     a_service_that_was_merely_done_has_not_failed => done,
     a_service_that_does_not_end_when_asked_is_killed => stubborn,
+    a_process_that_stays_although_it_was_killed_does_not_keep_the_machine_up => immortal,
 }
 
 #[tokio::test]
@@ -254,5 +256,16 @@ async fn stubborn() {
     let asked = Instant::now();
     tokio::time::timeout(LIMIT, bench.supervisor.stop_all()).await.unwrap();
     assert!(asked.elapsed() >= SERVICE.stop_timeout);
+    assert_eq!(bench.board.watch().borrow().services["s"].phase, Phase::Stopped);
+}
+
+#[tokio::test]
+#[ignore = "started by another test, as a process of its own"]
+async fn immortal() {
+    let bench = Bench::start(SERVICE).await;
+    bench.until("start", |s| matches!(s.phase, Phase::Ready(_))).await;
+    // Whom nobody reaps has not ended, like whom a disk does not let go of.
+    bench.reaping.abort();
+    tokio::time::timeout(LIMIT, bench.supervisor.stop_all()).await.unwrap();
     assert_eq!(bench.board.watch().borrow().services["s"].phase, Phase::Stopped);
 }
