@@ -37,6 +37,10 @@ const INIT_STARTED: &str = "SKERRY_INIT_STARTED";
 const ROOT_MOUNTED: &str = "SKERRY_ROOT_MOUNTED";
 const ROOT_SOURCE: &str = "SKERRY_ROOT_SOURCE";
 
+/// How many may wait for disks at a time. With some that do not answer there must be one left for those that do; who has nothing to do
+/// ends.
+const BLOCKING_THREADS: usize = 4;
+
 /// The first stage, in the initramfs: find the root and become its init.
 pub(crate) fn initramfs() -> Result<Infallible> {
     let started = since_kernel_start();
@@ -86,7 +90,7 @@ pub(crate) fn real_root() -> Result<Infallible> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(1)
+        .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .context("failed to start the event loop")?;
     let action = LocalSet::new().block_on(&runtime, Machine::new(board).live());

@@ -5,8 +5,9 @@ mod devices;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::board::{Board, note};
 use crate::boot;
@@ -22,7 +23,7 @@ use crate::logs;
 use crate::mounts;
 use crate::network;
 use crate::notify::{self, Hub};
-use crate::power::{self, Action};
+use crate::power::{Action, Asked};
 use crate::reaper::Reaper;
 use crate::report;
 use crate::services::{self, Service};
@@ -34,6 +35,8 @@ use crate::watchdog::Watchdog;
 
 /// How long a duty that failed rests before it is tried again.
 const DUTY_PAUSE: Duration = Duration::from_secs(5);
+/// What reading a kernel from a slow disk may take.
+const KEXEC_LIMIT: Duration = Duration::from_secs(30);
 
 /// The machine between the first stage and the end.
 pub(crate) struct Machine {
@@ -72,18 +75,18 @@ impl Machine {
     /// Comes up, runs until someone asks for the end, and takes everything down. Returns what is left to do.
     pub(crate) async fn live(mut self) -> Action {
         self.start_duties();
-        let mut asked = std::pin::pin!(power::asked());
+        let mut asked = Asked::listen();
         let early = tokio::select! {
-            action = &mut asked => Some(action),
+            action = asked.next() => Some(action),
             () = self.bring_up() => None,
         };
         let action = match early {
             Some(action) => action,
-            None => asked.await,
+            None => asked.next().await,
         };
         let action = prepared(action).await;
         self.watchdog.expect_shutdown();
-        shutdown::run(action, self.supervisor, self.persistent, &self.reaper).await;
+        shutdown::run(action, self.supervisor, self.persistent, &self.reaper, asked).await;
         if matches!(action, Action::PowerOff | Action::Halt) {
             self.offers.release_leases();
         }
@@ -268,10 +271,11 @@ async fn prepared(action: Action) -> Action {
         return action;
     }
     let load = || kexec::load(&boot::root_source());
-    let error = match tokio::task::spawn_blocking(load).await {
-        Ok(Ok(())) => return action,
-        Ok(Err(error)) => error,
-        Err(error) => error.into(),
+    let error = match timeout(KEXEC_LIMIT, tokio::task::spawn_blocking(load)).await {
+        Ok(Ok(Ok(()))) => return action,
+        Ok(Ok(Err(error))) => error,
+        Ok(Err(error)) => error.into(),
+        Err(_) => anyhow!("the disk with the kernel does not answer"),
     };
     say!("problem: no kexec: {error:#}; rebooting instead");
     Action::Reboot

@@ -5,12 +5,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::readiness::readable;
 use crate::uevent::Listener;
@@ -35,6 +38,8 @@ const EV_KEY: u16 = 1;
 const INPUT_EVENT_LEN: usize = 24;
 /// glibc's first real-time signal; systemd's numbers for machine control count from it (systemd(1)).
 const SIGRTMIN: i32 = 34;
+/// What comes within this time is one request.
+const ONE_REQUEST: Duration = Duration::from_secs(3);
 
 /// Signals that ask PID 1 for something: BusyBox's, systemd's, and SIGINT, which the kernel sends for Ctrl-Alt-Del.
 fn asks() -> [(SignalKind, Action); 9] {
@@ -51,26 +56,56 @@ fn asks() -> [(SignalKind, Action); 9] {
     ]
 }
 
-/// Waits until someone asks the machine to stop.
-pub(crate) async fn asked() -> Action {
-    let mut waits = JoinSet::new();
-    for (kind, action) in asks() {
-        if let Ok(mut stream) = signal(kind) {
-            waits.spawn_local(async move {
-                next(&mut stream).await;
-                action
-            });
+/// Everyone who may ask the machine to stop.
+pub(crate) struct Asked {
+    receiver: mpsc::Receiver<Action>,
+    /// One for each way of asking.
+    _waits: JoinSet<()>,
+}
+
+impl Asked {
+    /// Listens from now on. Needs a local set, in which it lives.
+    pub(crate) fn listen() -> Self {
+        let (sender, receiver) = mpsc::channel(1);
+        let mut waits = JoinSet::new();
+        for (kind, action) in asks() {
+            if let Ok(mut stream) = signal(kind) {
+                let sender = sender.clone();
+                waits.spawn_local(async move {
+                    loop {
+                        next(&mut stream).await;
+                        // One that waits to be heard is enough.
+                        let _ = sender.try_send(action);
+                    }
+                });
+            }
+        }
+        waits.spawn_local(async move {
+            loop {
+                button_pressed().await;
+                let _ = sender.try_send(Action::PowerOff);
+            }
+        });
+        Self { receiver, _waits: waits }
+    }
+
+    /// Waits until someone asks.
+    pub(crate) async fn next(&mut self) -> Action {
+        match self.receiver.recv().await {
+            Some(action) => action,
+            None => std::future::pending().await,
         }
     }
-    waits.spawn_local(async {
-        button_pressed().await;
-        Action::PowerOff
-    });
-    loop {
-        match waits.join_next().await {
-            Some(Ok(action)) => return action,
-            Some(Err(_)) => {}
-            None => std::future::pending().await,
+
+    /// Waits until someone asks once more, who cannot have meant the same: a key that is held down, or a button that is seen by two
+    /// drivers, asks several times.
+    pub(crate) async fn again(&mut self) {
+        let since = Instant::now();
+        loop {
+            self.next().await;
+            if since.elapsed() >= ONE_REQUEST {
+                return;
+            }
         }
     }
 }
@@ -82,20 +117,25 @@ async fn next(stream: &mut Signal) {
 /// Waits until a power key is pressed on any input device that has one, now or later.
 async fn button_pressed() {
     let Ok(devices) = Listener::open().and_then(readable) else { return std::future::pending().await };
-    let mut known = BTreeSet::new();
+    let mut watched = BTreeSet::new();
     let mut presses = JoinSet::new();
     loop {
         devices.get_ref().drain();
         for name in power_keys() {
-            if !known.contains(&name)
+            if !watched.contains(&name)
                 && let Ok(keys) = open_keys(&name)
             {
-                known.insert(name);
-                presses.spawn_local(power_key_pressed(keys));
+                watched.insert(name.clone());
+                presses.spawn_local(async move { (power_key_pressed(keys).await, name) });
             }
         }
         tokio::select! {
-            Some(result) = presses.join_next() => if let Ok(Ok(())) = result { return },
+            Some(result) = presses.join_next() => match result {
+                Ok((Ok(()), _)) => return,
+                // It went away. One that comes later may have its name.
+                Ok((Err(_), name)) => drop(watched.remove(&name)),
+                Err(_) => {}
+            },
             guard = devices.readable() => match guard {
                 Ok(mut guard) => guard.clear_ready(),
                 Err(_) => return std::future::pending().await,
@@ -168,5 +208,26 @@ mod tests {
         assert!(!is_press(&event));
         event[20..24].copy_from_slice(&1i32.to_ne_bytes());
         assert!(is_press(&event));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_is_held_down_asks_once_and_one_that_is_pressed_later_asks_again() {
+        let (sender, receiver) = mpsc::channel(1);
+        let mut asked = Asked { receiver, _waits: JoinSet::new() };
+        let started = Instant::now();
+        let presses = async {
+            for _ in 0..20 {
+                sender.send(Action::Reboot).await.unwrap();
+                tokio::time::sleep(ONE_REQUEST / 30).await;
+            }
+            tokio::time::sleep(ONE_REQUEST).await;
+            sender.send(Action::Reboot).await.unwrap();
+        };
+        let ((), first) = tokio::join!(presses, async {
+            assert_eq!(asked.next().await, Action::Reboot);
+            asked.again().await;
+            started.elapsed()
+        });
+        assert!(first > ONE_REQUEST, "{first:?}");
     }
 }

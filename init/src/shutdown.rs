@@ -13,7 +13,7 @@ use crate::cgroup;
 use crate::console::say;
 use crate::identity;
 use crate::mountinfo;
-use crate::power::Action;
+use crate::power::{Action, Asked};
 use crate::reaper::Reaper;
 use crate::supervisor::Supervisor;
 
@@ -28,13 +28,42 @@ const SYNC_LIMIT: Duration = Duration::from_secs(30);
 /// File systems under file systems under containers: unmounting one may make the next possible.
 const UNMOUNT_PASSES: usize = 4;
 
-/// Ends everything that runs and takes the file systems off; then there is only [`end`].
-pub(crate) async fn run(action: Action, supervisor: Option<Supervisor>, persistent: bool, reaper: &Reaper) {
+/// Ends everything that runs and takes the file systems off; then there is only [`end`]. Whoever is `asked` once more does not want to
+/// wait for the former.
+pub(crate) async fn run(
+    action: Action,
+    supervisor: Option<Supervisor>,
+    persistent: bool,
+    reaper: &Reaper,
+    mut asked: Asked,
+) {
     say!("{}", word(action));
+    tokio::select! {
+        () = stop_everything(supervisor, reaper) => {}
+        () = asked.again() => {
+            say!("problem: asked once more: what still runs is killed");
+            kill_rest(reaper).await;
+        }
+    }
+    // A disk that does not answer blocks whoever asks, so another thread asks.
+    let disks = tokio::task::spawn_blocking(move || let_go_of_disks(persistent));
+    if timeout(SYNC_LIMIT, disks).await.is_err() {
+        say!("problem: the disks took longer than {} s; going down without them", SYNC_LIMIT.as_secs());
+    }
+}
+
+async fn stop_everything(supervisor: Option<Supervisor>, reaper: &Reaper) {
     if let Some(supervisor) = supervisor {
         supervisor.stop_all().await;
     }
     stop_pods(reaper).await;
+    stop_rest(reaper).await;
+}
+
+/// Writes what is not written yet, then takes file systems and mapped devices off.
+fn let_go_of_disks(persistent: bool) {
+    // First, since it is the most that this may lose.
+    nix::unistd::sync();
     if persistent {
         for result in [identity::save_clock(), identity::save_seed()] {
             if let Err(error) = result {
@@ -42,16 +71,6 @@ pub(crate) async fn run(action: Action, supervisor: Option<Supervisor>, persiste
             }
         }
     }
-    stop_rest(reaper).await;
-    // A disk that does not answer blocks whoever asks, so another thread asks.
-    if timeout(SYNC_LIMIT, tokio::task::spawn_blocking(let_go_of_disks)).await.is_err() {
-        say!("problem: the disks took longer than {} s; going down without them", SYNC_LIMIT.as_secs());
-    }
-}
-
-/// Writes what is not written yet, then takes file systems and mapped devices off.
-fn let_go_of_disks() {
-    nix::unistd::sync();
     unmount_all();
     // What lies over the disks: encryption, logical volumes. The root's own mapping is in use and stays.
     if let Ok(control) = Control::open() {
@@ -105,7 +124,11 @@ async fn stop_rest(reaper: &Reaper) {
     let everyone = Pid::from_raw(-1);
     let _ = kill(everyone, Signal::SIGTERM);
     wait_until(REST_GRACE, || !reaper.reap_ended()).await;
-    let _ = kill(everyone, Signal::SIGKILL);
+    kill_rest(reaper).await;
+}
+
+async fn kill_rest(reaper: &Reaper) {
+    let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     wait_until(REST_GRACE, || !reaper.reap_ended()).await;
 }
 
