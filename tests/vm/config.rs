@@ -1,43 +1,32 @@
 //! What a machine makes of what it is told: every source, in its order; and of what is wrong in them.
 
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
 
 use disk::fat;
 use qemu::{Disk, State, Volume};
 use tests::inside::Inside;
 use tests::machine::{STEP, boot, machine};
-use tests::wait_for;
+use tests::{Kubectl, wait_for};
 
 const CREDENTIAL: &str = "skerry.config";
 const ACCEPTED_IS_USED: &str =
     "skerry: configuration: what was found has mistakes; the one accepted last is used";
 const NO_SERVICE: &str = "skerry: maintenance: no service is started";
 
-/// NoCloud's files, and beside them a document of our own that wins over them.
-fn cidata() -> Volume {
+/// `user` and `password`, as HTTP carries them.
+const AUTHORIZATION: &str = "Basic dXNlcjpwYXNzd29yZA==";
+
+/// NoCloud's files, and beside them a document of our own that wins over them. `mirror` is a port of this host.
+fn cidata(mirror: u16) -> Volume {
     Volume::new("CIDATA")
         .file("meta-data", "instance-id: i-1\nlocal-hostname: from-meta-data\n")
-        .file(
-            "user-data",
-            r#"#cloud-config
-hostname: edge-1
-runcmd: [reboot]
-write_files:
-- path: /etc/rancher/k3s/registries.yaml
-  content: |
-    mirrors:
-      docker.io:
-        endpoint: ["https://mirror.example:5000"]
-- path: /etc/from-nocloud
-  encoding: b64
-  content: Z3JlZXRpbmdzCg==
-k3s:
-  kubelet-arg: [max-pods=77]
-  disable-default-registry-endpoint: true
-"#,
-        )
+        .file("user-data", user_data(mirror))
         .file(
             "network-config",
             r#"version: 2
@@ -65,6 +54,30 @@ watchdog = 90
         )
 }
 
+fn user_data(mirror: u16) -> String {
+    format!(
+        r#"#cloud-config
+hostname: edge-1
+runcmd: [reboot]
+write_files:
+- path: /etc/rancher/k3s/registries.yaml
+  content: |
+    mirrors:
+      docker.io:
+        endpoint: ["http://10.0.2.2:{mirror}"]
+    configs:
+      "10.0.2.2:{mirror}":
+        auth: {{username: user, password: password}}
+- path: /etc/from-nocloud
+  encoding: b64
+  content: Z3JlZXRpbmdzCg==
+k3s:
+  kubelet-arg: [max-pods=77]
+  disable-default-registry-endpoint: true
+"#
+    )
+}
+
 const SMBIOS: &str =
     "io.systemd.credential:skerry.config=node.labels = { smbios = \"yes\", source = \"smbios\" }";
 const FW_CFG: &str = "[node.labels]\nfw_cfg = \"yes\"\nsource = \"fw_cfg\"\n";
@@ -77,9 +90,10 @@ async fn every_source_counts_in_its_order_and_what_was_accepted_outlives_a_bad_o
     let dir = tempfile::tempdir().unwrap();
     let state = State::File(dir.path().join("state.img"));
 
+    let (mirror, requests) = empty_mirror();
     let told = machine()
         .state(state.clone())
-        .volume(cidata())
+        .volume(cidata(mirror))
         .smbios(SMBIOS)
         .credential(CREDENTIAL, FW_CFG)
         .append("skerry.node.labels.source=command-line skerry.modules=dummy")
@@ -101,6 +115,7 @@ async fn every_source_counts_in_its_order_and_what_was_accepted_outlives_a_bad_o
         }
         assert_eq!(node(".status.capacity.pods"), "77", "the flag has reached the kubelet");
         look_inside(&Inside::new(&kubectl, "edge-1"));
+        only_the_mirror_is_asked(&kubectl, &requests);
     });
     vm.power_off().await;
 
@@ -137,11 +152,62 @@ fn look_inside(inside: &Inside<'_>) {
     let flags = inside.read("/etc/rancher/k3s/config.yaml");
     assert!(flags.contains("kubelet-arg:\n  - \"max-pods=77\""), "{flags}");
     let registries = inside.read("/etc/rancher/k3s/registries.yaml");
-    assert!(registries.contains("https://mirror.example:5000"), "{registries}");
-    let hosts = inside.read("/var/lib/rancher/k3s/agent/etc/containerd/certs.d/docker.io/hosts.toml");
-    assert!(hosts.contains("server = \"https://mirror.example:5000/v2\""), "{hosts}");
-    assert!(!hosts.contains("registry-1.docker.io"), "{hosts}");
+    assert!(registries.contains("endpoint:\n      - \"http://10.0.2.2:"), "{registries}");
     assert!(inside.read("/proc/modules").lines().any(|line| line.starts_with("dummy ")));
+}
+
+/// A registry that has nothing, on this host's loopback address, which the machine reaches as 10.0.2.2. Gives its port, and what it is asked
+/// by those who say who they are: each request's first line.
+fn empty_mirror() -> (u16, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, receiver) = mpsc::channel();
+    // It ends with the test's process.
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // A client that went away has asked nothing.
+            let asked = answer(&stream).ok().flatten();
+            if asked.is_some_and(|request| sender.send(request).is_err()) {
+                return;
+            }
+        }
+    });
+    (port, receiver)
+}
+
+fn answer(mut stream: &TcpStream) -> std::io::Result<Option<String>> {
+    let mut lines = BufReader::new(stream).lines();
+    let request = lines.next().transpose()?.unwrap_or_default();
+    let mut known = false;
+    for line in lines {
+        let line = line?;
+        known |= line.split_once(": ").is_some_and(|(name, value)| {
+            name.eq_ignore_ascii_case("authorization") && value == AUTHORIZATION
+        });
+        if line.is_empty() {
+            break;
+        }
+    }
+    let status = match known {
+        true => "404 Not Found",
+        false => "401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"mirror\"",
+    };
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+    Ok(known.then_some(request))
+}
+
+/// containerd asks the mirror with the credentials that are configured for it, and nobody else when it does not have the image.
+fn only_the_mirror_is_asked(kubectl: &Kubectl, requests: &mpsc::Receiver<String>) {
+    kubectl.ok(&["run", "absent", "--image=docker.io/library/absent:1"]);
+    let request = requests.recv_timeout(STEP).expect("the mirror is asked");
+    assert!(request.contains(" /v2/library/absent/manifests/1?ns=docker.io "), "{request}");
+    let message = "jsonpath={.status.containerStatuses[0].state.waiting.message}";
+    let told = wait_for("reason of the failed pull", STEP, || {
+        let told = kubectl.ok(&["get", "pod", "absent", "-o", message]);
+        told.contains("absent:1").then_some(told)
+    });
+    assert!(told.contains("not found") && !told.contains("registry-1.docker.io"), "{told}");
+    kubectl.ok(&["delete", "pod", "absent", "--now"]);
 }
 
 /// Mistakes of every kind.
