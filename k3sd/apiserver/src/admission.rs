@@ -1,13 +1,14 @@
 //! Admission: what the cluster's policies add to objects and refuse. A chain of plugins, first all that change the object, then,
 //! after validation, all that only look.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use machinery::status::Status;
 use serde_json::Value;
 
 use crate::authz::rbac::Rbac;
+use crate::server::Shared;
 use crate::strategy::Context;
 
 mod certificates;
@@ -19,7 +20,7 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
 mod rbac_escalation;
-mod resources;
+mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod storage_protection;
@@ -43,6 +44,35 @@ pub(crate) struct Review<'a> {
     pub name: &'a str,
     /// The object before, for updates and deletes.
     pub old: Option<&'a Value>,
+    pub shared: &'a Shared,
+    pub notes: &'a Notes,
+}
+
+/// What plugins leave behind besides their answer.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    /// Texts for `Warning:` headers.
+    warnings: Mutex<Vec<String>>,
+    /// What was taken from quotas, to be given back if the object is not stored after all.
+    charges: Mutex<Vec<resource_quota::Charge>>,
+}
+
+impl Notes {
+    pub(crate) fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn charged(&self, charge: resource_quota::Charge) {
+        self.charges.lock().unwrap_or_else(PoisonError::into_inner).push(charge);
+    }
+
+    /// Undo what admission has done for a write that then failed.
+    pub(crate) async fn undo(&self, shared: &Shared) {
+        let charges = std::mem::take(&mut *self.charges.lock().unwrap_or_else(PoisonError::into_inner));
+        for charge in charges {
+            charge.give_back(shared).await;
+        }
+    }
 }
 
 impl Review<'_> {
@@ -94,6 +124,8 @@ impl Admission {
             Box::new(certificates::Certificates(rbac.clone())),
             Box::new(default_class::DefaultClass::INGRESS),
             Box::new(rbac_escalation::RbacEscalation(rbac)),
+            // The last word, so that nothing is charged for what another plugin refuses.
+            Box::new(resource_quota::ResourceQuota::default()),
         ])
     }
 

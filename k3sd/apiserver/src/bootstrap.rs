@@ -95,7 +95,7 @@ fn kept_keys(shared: &Shared) -> Vec<(Arc<Cache>, Vec<&'static str>)> {
 }
 
 /// Objects that every cluster has are owned by the server itself.
-fn own_writes() -> WriteOptions {
+pub(crate) fn own_writes() -> WriteOptions {
     WriteOptions { ownership: Ownership::Manager("kube-apiserver".to_owned()), ..WriteOptions::default() }
 }
 

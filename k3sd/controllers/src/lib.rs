@@ -22,6 +22,7 @@ mod pod;
 mod pod_control;
 mod pod_gc;
 mod replica_set;
+mod resource_quota;
 mod root_ca;
 mod service;
 mod service_account;
@@ -84,6 +85,7 @@ pub async fn run(
         node_lifecycle,
         pod_gc,
         replica_set,
+        resource_quota,
         root_ca,
         service_account,
         stateful_set,

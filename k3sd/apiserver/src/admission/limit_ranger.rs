@@ -4,10 +4,10 @@
 use async_trait::async_trait;
 use machinery::meta;
 use machinery::quantity::Quantity;
+use machinery::resources::{self, Amounts, Asked};
 use machinery::status::Status;
 use serde_json::{Map, Value};
 
-use super::resources::{self, Amounts, Asked};
 use super::{Operation, Plugin, Review};
 
 /// Says on a pod what it got from a limit range.

@@ -7,7 +7,7 @@ use machinery::status::Status;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use crate::admission::{Operation, Review};
+use crate::admission::{Notes, Operation, Review};
 use crate::kubelet::{self, Passed};
 use crate::pipeline::Call;
 use crate::respond::Response;
@@ -28,8 +28,14 @@ pub(super) async fn run(mut call: Call) -> Result<Response, Status> {
     let pod = Current::read(&call.shared, &target).await?.object;
     if call.info.subresource != "log" {
         let cx = call.context(false);
-        let review =
-            Review { cx: &cx, operation: Operation::Connect, name: &call.info.name, old: Some(&pod) };
+        let review = Review {
+            cx: &cx,
+            operation: Operation::Connect,
+            name: &call.info.name,
+            old: Some(&pod),
+            shared: &call.shared,
+            notes: &Notes::default(),
+        };
         call.shared.admission.validate(&review, &Value::Null).await?;
     }
     let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();

@@ -7,7 +7,7 @@ use machinery::schema;
 use machinery::status::{FieldError, Status};
 use serde_json::{Value, json};
 
-use crate::admission::{Operation, Review};
+use crate::admission::{Notes, Operation, Review};
 use crate::authn::token::{Bound, Claims};
 use crate::decode::{self, Expected};
 use crate::negotiate;
@@ -36,7 +36,14 @@ pub(super) async fn run(mut call: Call) -> Result<Response, Status> {
     schema::apply_static_defaults(schema::builtin(), &expected.type_name, &mut request);
     let account = Current::read(&call.shared, &Target { subresource: "", ..Target::of(&call) }).await?.object;
     let cx = call.context(options.dry_run);
-    let review = Review { cx: &cx, operation: Operation::Create, name: &call.info.name, old: None };
+    let review = Review {
+        cx: &cx,
+        operation: Operation::Create,
+        name: &call.info.name,
+        old: None,
+        shared: &call.shared,
+        notes: &Notes::default(),
+    };
     call.shared.admission.validate(&review, &request).await?;
     let claims = claims(&call, &account, &request)?;
     let token =

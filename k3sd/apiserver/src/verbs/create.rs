@@ -7,7 +7,7 @@ use machinery::schema;
 use machinery::status::{FieldError, Status};
 use serde_json::Value;
 
-use crate::admission::{Operation, Review};
+use crate::admission::{Notes, Operation, Review};
 use crate::decode::{self, Expected};
 use crate::options::{Write, WriteOptions};
 use crate::pipeline::Call;
@@ -63,7 +63,9 @@ pub(crate) async fn create(
     apply_defaults(entry, &mut object);
     managed_fields::track(entry, &options.ownership, "", &mut object, None);
     let name = meta::name(&object).to_owned();
-    let review = Review { cx: &cx, operation: Operation::Create, name: &name, old: None };
+    let notes = Notes::default();
+    let review =
+        Review { cx: &cx, operation: Operation::Create, name: &name, old: None, shared, notes: &notes };
     shared.admission.mutate(&review, &mut object).await?;
     let reservation = entry.strategy.begin_create(&cx, &mut object)?;
     drop_status(entry, &mut object);
@@ -72,12 +74,17 @@ pub(crate) async fn create(
     faults.extend(entry.strategy.validate_create(&cx, &object));
     refuse_invalid(entry, &name, faults)?;
     shared.admission.validate(&review, &object).await?;
-    let warnings = entry.strategy.warnings(&cx, &object, None);
+    let mut warnings = entry.strategy.warnings(&cx, &object, None);
+    warnings.extend(notes.take_warnings());
     if options.dry_run {
         dry_run_conflict(entry, namespace, &object)?;
         return Ok(Written { bytes: codec::encode(&object), warnings, created: true });
     }
-    let bytes = store(shared, &cx, entry, namespace, &mut object).await?;
+    let stored = store(shared, &cx, entry, namespace, &mut object).await;
+    if stored.is_err() {
+        notes.undo(shared).await;
+    }
+    let bytes = stored?;
     reservation.keep();
     Ok(Written { bytes, warnings, created: true })
 }

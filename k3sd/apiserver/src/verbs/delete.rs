@@ -8,7 +8,7 @@ use machinery::meta;
 use machinery::status::Status;
 use serde_json::Value;
 
-use crate::admission::{Operation, Review};
+use crate::admission::{Notes, Operation, Review};
 use crate::options::{DeleteOptions, Propagation};
 use crate::pipeline::Call;
 use crate::respond::{self, Response};
@@ -94,8 +94,14 @@ pub(crate) async fn delete(
     let mut current = Current::read(shared, &target).await?;
     for _ in 0..ATTEMPTS {
         check_preconditions(&target, options, &current)?;
-        let review =
-            Review { cx: &cx, operation: Operation::Delete, name: target.name, old: Some(&current.object) };
+        let review = Review {
+            cx: &cx,
+            operation: Operation::Delete,
+            name: target.name,
+            old: Some(&current.object),
+            shared,
+            notes: &Notes::default(),
+        };
         shared.admission.validate(&review, &Value::Null).await?;
         entry.strategy.check_delete(&cx, &current.object)?;
         let uid = meta::uid(&current.object).to_owned();

@@ -9,7 +9,7 @@ use machinery::meta;
 use machinery::status::{FieldError, Status};
 use serde_json::Value;
 
-use crate::admission::{Operation, Review};
+use crate::admission::{Notes, Operation, Review};
 use crate::cache::Object;
 use crate::decode::{self, Expected};
 use crate::options::{Ownership, Write, WriteOptions};
@@ -176,7 +176,7 @@ pub(crate) async fn change(
         check_preconditions(&target, &object, &current)?;
         let insisted =
             matches!(meta::resource_version(&object), version if !version.is_empty() && version != "0");
-        let (object, reservation, warnings) =
+        let Prepared { object, reservation, warnings, notes } =
             prepare(shared, &cx, &target, &options.ownership, object, &current.object).await?;
         if is_same(&options.ownership, &object, &current.object) {
             return Ok(Written { bytes: current.bytes, warnings, created: false });
@@ -184,7 +184,11 @@ pub(crate) async fn change(
         if options.dry_run {
             return Ok(Written { bytes: codec::encode(&object), warnings, created: false });
         }
-        match write(shared, &target, &object, &current).await {
+        let written = write(shared, &target, &object, &current).await;
+        if written.is_err() {
+            notes.undo(shared).await;
+        }
+        match written {
             Ok((bytes, gone)) => {
                 // What it had goes back with the deletion; what it would have got, with the reservation.
                 if !gone {
@@ -224,6 +228,14 @@ fn check_preconditions(target: &Target<'_>, object: &Value, current: &Current) -
     }
 }
 
+/// What may be written.
+struct Prepared {
+    object: Value,
+    reservation: crate::allocator::Reservation,
+    warnings: Vec<String>,
+    notes: Notes,
+}
+
 /// Everything between what the user wants and what may be written.
 async fn prepare(
     shared: &Shared,
@@ -232,7 +244,7 @@ async fn prepare(
     ownership: &Ownership,
     mut object: Value,
     old: &Value,
-) -> Result<(Value, crate::allocator::Reservation, Vec<String>), Status> {
+) -> Result<Prepared, Status> {
     let entry = target.entry;
     let strategy = &entry.strategy;
     metadata::match_namespace(&entry.resource, &mut object, target.namespace)?;
@@ -245,7 +257,9 @@ async fn prepare(
     }
     create::apply_defaults(entry, &mut object);
     managed_fields::track(entry, ownership, target.subresource, &mut object, Some(old));
-    let review = Review { cx, operation: Operation::Update, name: target.name, old: Some(old) };
+    let notes = Notes::default();
+    let review =
+        Review { cx, operation: Operation::Update, name: target.name, old: Some(old), shared, notes: &notes };
     shared.admission.mutate(&review, &mut object).await?;
     let reservation = if status {
         strategy.prepare_status_update(cx, &mut object, old);
@@ -264,8 +278,9 @@ async fn prepare(
     faults.extend(strategy.validate_update(cx, &object, old));
     create::refuse_invalid(entry, target.name, faults)?;
     shared.admission.validate(&review, &object).await?;
-    let warnings = strategy.warnings(cx, &object, Some(old));
-    Ok((object, reservation, warnings))
+    let mut warnings = strategy.warnings(cx, &object, Some(old));
+    warnings.extend(notes.take_warnings());
+    Ok(Prepared { object, reservation, warnings, notes })
 }
 
 fn keep_all_but_status(object: &mut Value, old: &Value) {

@@ -7,5 +7,6 @@ mod coordination;
 mod daemons;
 mod deletion;
 mod nodes;
+mod quota;
 mod stateful;
 mod workloads;

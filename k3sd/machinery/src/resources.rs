@@ -1,24 +1,28 @@
 //! What containers, pods and claims ask for, added up (upstream's `component-helpers/resource`).
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use machinery::quantity::Quantity;
 use serde_json::Value;
+
+use crate::quantity::Quantity;
 
 /// Amounts by the name of the resource.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Amounts(pub(super) BTreeMap<String, Quantity>);
+pub struct Amounts(pub BTreeMap<String, Quantity>);
 
 /// Requests and limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Asked {
-    pub(super) requests: Amounts,
-    pub(super) limits: Amounts,
+pub struct Asked {
+    /// What is set aside.
+    pub requests: Amounts,
+    /// What is never exceeded.
+    pub limits: Amounts,
 }
 
 impl Amounts {
     /// A resource list. What is no quantity has been refused by validation, and is left out.
-    pub(super) fn of(list: Option<&Value>) -> Self {
+    pub fn of(list: Option<&Value>) -> Self {
         let entries = list.and_then(Value::as_object).into_iter().flatten();
         Self(
             entries
@@ -27,14 +31,42 @@ impl Amounts {
         )
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&Quantity> {
+    /// One of them.
+    pub fn get(&self, name: &str) -> Option<&Quantity> {
         self.0.get(name)
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
+    /// More of each.
+    pub fn add(&mut self, other: &Self) {
         for (name, amount) in &other.0 {
             *self.0.entry(name.clone()).or_insert(Quantity::ZERO) += *amount;
         }
+    }
+
+    /// Less of each, but not less than nothing.
+    pub fn subtract(&mut self, other: &Self) {
+        for (name, amount) in &other.0 {
+            if let Some(own) = self.0.get_mut(name) {
+                *own = (*own - *amount).max(Quantity::ZERO);
+            }
+        }
+    }
+
+    /// Only those that are something.
+    pub fn without_zeros(mut self) -> Self {
+        self.0.retain(|_, amount| !amount.is_zero());
+        self
+    }
+
+    /// Only those with names that `keep` keeps.
+    pub fn masked(&self, keep: impl Fn(&str) -> bool) -> Self {
+        let kept = self.0.iter().filter(|(name, _)| keep(name));
+        Self(kept.map(|(name, amount)| (name.clone(), *amount)).collect())
+    }
+
+    /// As a resource list.
+    pub fn to_value(&self) -> Value {
+        self.0.iter().map(|(name, amount)| (name.clone(), Value::String(amount.to_string()))).collect()
     }
 
     /// The bigger one of each.
@@ -48,14 +80,14 @@ impl Amounts {
 
 impl Asked {
     /// By `resources` of a container or a claim.
-    pub(super) fn by(resources: Option<&Value>) -> Self {
+    pub fn by(resources: Option<&Value>) -> Self {
         let part = |field| Amounts::of(resources.and_then(|resources| resources.get(field)));
         Self { requests: part("requests"), limits: part("limits") }
     }
 
     /// By a pod: its containers and sidecars together, or its most demanding moment of initialisation if that is more. What it
     /// asks for as a whole replaces that. Its overhead comes on top; on top of limits only where there is one.
-    pub(super) fn by_pod(pod: &Value) -> Self {
+    pub fn by_pod(pod: &Value) -> Self {
         let mut sum = Self::default();
         for container in listed(pod, "containers") {
             sum.add(&Self::by(container.get("resources")));
@@ -95,12 +127,28 @@ impl Asked {
 }
 
 /// The containers of a pod that can ask for something, init containers first.
-pub(super) fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
+pub fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
     listed(pod, "initContainers").chain(listed(pod, "containers"))
 }
 
 fn listed<'a>(pod: &'a Value, field: &'a str) -> impl Iterator<Item = &'a Value> {
     pod.pointer("/spec").and_then(|spec| spec.get(field)?.as_array()).into_iter().flatten()
+}
+
+impl FromIterator<(String, Quantity)> for Amounts {
+    fn from_iter<I: IntoIterator<Item = (String, Quantity)>>(amounts: I) -> Self {
+        Self(amounts.into_iter().collect())
+    }
+}
+
+impl fmt::Display for Amounts {
+    /// `cpu=1,memory=1Gi`, by name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (name, amount)) in self.0.iter().enumerate() {
+            write!(f, "{}{name}={amount}", if at == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
