@@ -13,10 +13,9 @@ raspberrypi*)
 	boot="$images/rpi-firmware"
 	cp "$images"/*.dtb "$boot/"
 	;;
-*)
-	boot="$images/efi-part"
-	cp "$board/grub.cfg" "$boot/EFI/BOOT/grub.cfg"
-	;;
+*) boot="$images/efi-part" ;;
 esac
+"$board/check-kernel.sh" "$BR2_CONFIG" "$BUILD_DIR"
 exec "$HOST_DIR/bin/image" build --target "$target" --tree "$TARGET_DIR" --kernel "$kernel" --boot-files "$boot" \
-	--mkfs "$HOST_DIR/bin/mkfs.erofs" --binaries "$images/programs" --out "$images/skerry"
+	--init "$TARGET_DIR/usr/sbin/init" --k3sd "$TARGET_DIR/usr/bin/k3sd" --binaries "$images/programs" \
+	--mkfs "$HOST_DIR/bin/mkfs.erofs" --out "$images/skerry"

@@ -1,7 +1,9 @@
 //! What is on the BOOT partition: what starts the machine, and a kernel and an initramfs for it to load.
 //!
-//! With UEFI that is a loader, and for each slot an entry that names kernel and initramfs. Entries are those of the Boot Loader Specification (type 1), as systemd-boot reads them. The partition is also where
-//! people put `config.toml`: every computer can write to it.
+//! With UEFI that is a loader, and for each slot an entry that names kernel and initramfs. Entries are those of the Boot
+//! Loader Specification (type 1), as systemd-boot reads them. A loader that is given may be a GRUB that does not know
+//! them, so it gets the same as `grub.cfg`. The partition is also where people put `config.toml`: every computer can
+//! write to it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,9 @@ use crate::target::{Boot, Target};
 
 /// No menu, nobody to change the command line, and the screen as the firmware left it.
 const LOADER_CONFIGURATION: &str = "timeout 0\neditor no\nconsole-mode keep\n";
+
+/// Where a GRUB at the path that firmware looks for looks for its configuration.
+const GRUB_CONFIGURATION: &str = "EFI/BOOT/grub.cfg";
 
 /// For people who open the partition: what a configuration looks like.
 const CONFIGURATION_EXAMPLE: &str = include_str!("../files/config.toml.example");
@@ -87,10 +92,15 @@ impl Files {
         let mut files = self.files;
         match &target.boot {
             Boot::Uefi { .. } => {
-                let letter = slot.letter();
-                files.insert(format!("loader/entries/skerry-{letter}.conf"), entry(target, slot).into());
-                files.insert(format!("skerry/{letter}/vmlinuz"), system);
-                files.insert(format!("skerry/{letter}/initramfs.img"), initial);
+                let entry = Entry::new(target, slot);
+                if self.loader.is_none() {
+                    // Buildroot's GRUB comes with one for another disk. FAT knows no case.
+                    files.retain(|path, _| !path.eq_ignore_ascii_case(GRUB_CONFIGURATION));
+                    files.insert(GRUB_CONFIGURATION.into(), entry.for_grub().into());
+                }
+                files.insert(format!("loader/entries/skerry-{}.conf", slot.letter()), entry.text().into());
+                files.insert(entry.kernel, system);
+                files.insert(entry.initramfs, initial);
             }
             Boot::Firmware { kernel, initramfs, command_line, .. } => {
                 files.insert(command_line.clone(), format!("{}\n", target.kernel.words).into());
@@ -99,6 +109,58 @@ impl Files {
             }
         }
         files
+    }
+}
+
+/// What a loader has to know of a system. The initramfs carries the root hash, so the entry need not: slot and hash
+/// cannot come apart.
+struct Entry<'a> {
+    title: String,
+    architecture: &'static str,
+    /// On BOOT, as is the initramfs.
+    kernel: String,
+    initramfs: String,
+    words: &'a str,
+}
+
+// === impl Entry ===
+
+impl<'a> Entry<'a> {
+    fn new(target: &'a Target, slot: Slot) -> Self {
+        let letter = slot.letter();
+        Self {
+            title: format!("Skerry {VERSION} ({})", letter.to_ascii_uppercase()),
+            architecture: target.processor.loader_name(),
+            kernel: format!("skerry/{letter}/vmlinuz"),
+            initramfs: format!("skerry/{letter}/initramfs.img"),
+            words: &target.kernel.words,
+        }
+    }
+
+    /// As the Boot Loader Specification has it.
+    fn text(&self) -> String {
+        let Self { title, architecture, kernel, initramfs, words } = self;
+        format!(
+            "title {title}\n\
+             sort-key skerry\n\
+             version {VERSION}\n\
+             architecture {architecture}\n\
+             linux /{kernel}\n\
+             initrd /{initramfs}\n\
+             options {words}\n"
+        )
+    }
+
+    /// As a script of GRUB, which has set its root to the partition that it was started from.
+    fn for_grub(&self) -> String {
+        let Self { title, kernel, initramfs, words, .. } = self;
+        format!(
+            "set timeout=0\n\
+             menuentry '{title}' {{\n\
+             \tlinux /{kernel} {words}\n\
+             \tinitrd /{initramfs}\n\
+             }}\n"
+        )
     }
 }
 
@@ -118,23 +180,6 @@ fn collect(directory: &Path, prefix: &str, files: &mut disk::fat::Files) -> anyh
         }
     }
     Ok(())
-}
-
-/// The initramfs carries the root hash, so the entry need not: slot and hash cannot come apart.
-fn entry(target: &Target, slot: Slot) -> String {
-    let letter = slot.letter();
-    format!(
-        "title Skerry {VERSION} ({upper})\n\
-         sort-key skerry\n\
-         version {VERSION}\n\
-         architecture {architecture}\n\
-         linux /skerry/{letter}/vmlinuz\n\
-         initrd /skerry/{letter}/initramfs.img\n\
-         options {words}\n",
-        upper = letter.to_ascii_uppercase(),
-        architecture = target.processor.loader_name(),
-        words = target.kernel.words,
-    )
 }
 
 /// The script that iPXE runs: it fetches the two files beside it.
@@ -157,7 +202,7 @@ mod tests {
     #[test]
     fn an_entry_names_its_own_slots_files() {
         let target = Target::find(target::DEFAULT).unwrap();
-        let text = entry(&target, Slot::A);
+        let text = Entry::new(&target, Slot::A).text();
         assert!(text.contains("\nlinux /skerry/a/vmlinuz\ninitrd /skerry/a/initramfs.img\n"), "{text}");
         assert!(text.contains("\nversion 0.1.0\n") && text.contains("\narchitecture x64\n"), "{text}");
         assert!(text.lines().any(|line| line == format!("options {}", target.kernel.words)), "{text}");
@@ -208,6 +253,7 @@ mod tests {
         let given = scratch.path().join("efi-part");
         fs::create_dir_all(given.join("EFI/BOOT")).unwrap();
         fs::write(given.join("EFI/BOOT/bootx64.efi"), "loader").unwrap();
+        fs::write(given.join("EFI/BOOT/GRUB.CFG"), "of another system").unwrap();
         let files = Files::find(&source, &target, Some(&given)).unwrap();
         assert!(files.loader().is_none());
         let files = files.with_system(&target, Slot::A, Vec::new(), Vec::new());
@@ -215,6 +261,14 @@ mod tests {
         assert!(
             files.contains_key("loader/entries/skerry-a.conf") && !files.contains_key("loader/loader.conf")
         );
+        let script = String::from_utf8_lossy(&files["EFI/BOOT/grub.cfg"]);
+        let words = &target.kernel.words;
+        assert!(script.starts_with("set timeout=0\nmenuentry 'Skerry 0.1.0 (A)' {\n"), "{script}");
+        assert!(
+            script.contains(&format!("\tlinux /skerry/a/vmlinuz {words}\n\tinitrd /skerry/a/")),
+            "{script}"
+        );
+        assert!(!files.contains_key("EFI/BOOT/GRUB.CFG"), "FAT has one file of this name");
     }
 
     /// As it is it configures nothing; with its marks removed, each kind of node it shows is one that PID 1 takes.

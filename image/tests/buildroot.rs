@@ -218,3 +218,27 @@ fn the_kernel_table_in_the_documentation_is_the_fragments() {
     }
     assert_eq!(written, documented);
 }
+
+/// Buildroot's output may be below the checkout, and would be copied into itself. A host package inherits nothing here.
+#[test]
+fn what_is_copied_from_the_checkout_leaves_the_results_of_builds_out() {
+    for entry in fs::read_dir(tree().join("package")).unwrap() {
+        let directory = entry.unwrap().path();
+        let name = directory.file_name().unwrap().to_string_lossy().into_owned();
+        let make = read(&directory.join(format!("{name}.mk")));
+        let variable = name.to_uppercase().replace('-', "_");
+        for (rule, prefix) in [("$(eval $(cargo-package))", ""), ("$(eval $(host-cargo-package))", "HOST_")] {
+            let line = format!("{prefix}{variable}_OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS = $(SKERRY_EXCLUSIONS)");
+            let has = |wanted: &str| make.lines().any(|line| line == wanted);
+            assert!(!has(rule) || has(&line), "{name}: no '{line}'");
+        }
+    }
+}
+
+#[test]
+fn the_kernel_reads_the_compression_of_the_root() {
+    let fragment = settings(&tree().join("kernel/skerry.fragment"));
+    let compression = read(&repository().join("image/src/erofs.rs"));
+    assert!(compression.contains("Compression(\"zstd,"), "the root has another compression");
+    assert!(fragment.contains(&("CONFIG_EROFS_FS_ZIP_ZSTD".into(), "y".into())));
+}

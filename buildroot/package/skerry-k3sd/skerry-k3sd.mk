@@ -17,13 +17,19 @@ SKERRY_K3SD_CARGO_ENV = $(SKERRY_CARGO_ENV)
 SKERRY_K3SD_CARGO_BUILD_OPTS = --package k3sd --package pause --package demo
 SKERRY_K3SD_PRE_BUILD_HOOKS += SKERRY_FETCH_CRATES
 
-# The image builder makes container images of pause and demo and takes them from where the images go.
+# The image builder makes container images of pause and demo and takes them from where the images go. crates.txt is for its
+# bill of materials; it names the crates of init, too.
 define SKERRY_K3SD_INSTALL_TARGET_CMDS
 	$(INSTALL) -D -m 0755 $(@D)/target/$(RUSTC_TARGET_NAME)/release/k3sd \
 		$(TARGET_DIR)/usr/bin/k3sd
-	$(foreach program,pause demo,\
-		$(INSTALL) -D -m 0755 $(@D)/target/$(RUSTC_TARGET_NAME)/release/$(program) \
-			$(BINARIES_DIR)/programs/$(program)$(sep))
+	$(INSTALL) -D -m 0755 $(@D)/target/$(RUSTC_TARGET_NAME)/release/pause \
+		$(BINARIES_DIR)/programs/pause
+	$(INSTALL) -D -m 0755 $(@D)/target/$(RUSTC_TARGET_NAME)/release/demo \
+		$(BINARIES_DIR)/programs/demo
+	cd $(@D) && $(HOST_MAKE_ENV) $(PKG_COMMON_CARGO_ENV) cargo tree --locked --offline \
+		--target $(RUSTC_TARGET_NAME) --edges normal,no-proc-macro --prefix none --format '{p}|{l}' \
+		--package k3sd --package init --package pause --package demo \
+		> $(BINARIES_DIR)/programs/crates.txt
 endef
 
 $(eval $(cargo-package))
