@@ -103,9 +103,18 @@ fn judge_seed<'a>(saved: &'a [u8], own: Option<&str>) -> Option<(&'a [u8], u32)>
     Some((seed, if ours { u32::try_from(seed.len() * 8).ok()? } else { 0 }))
 }
 
+/// When the image was made, as time since 1970: it cannot be earlier than that. A saved time is no such floor, since a wrong one would
+/// keep the clock wrong for ever.
+pub(crate) fn image_time() -> Duration {
+    stamp(IMAGE_STAMP).duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn stamp(path: &str) -> SystemTime {
+    fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or(UNIX_EPOCH)
+}
+
 /// Moves the clock up to the image's date or the last time this machine knew, whichever is later. Never back.
 pub(crate) fn raise_clock() -> Result<()> {
-    let stamp = |path: &str| fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or(UNIX_EPOCH);
     let floor = stamp(IMAGE_STAMP).max(stamp(CLOCK));
     if SystemTime::now() < floor {
         let since_epoch = floor.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);

@@ -45,6 +45,8 @@ mod state;
 mod supervisor;
 mod switch;
 mod sysctl;
+#[cfg(test)]
+mod testing;
 mod time;
 mod uevent;
 mod verity;

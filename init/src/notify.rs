@@ -73,10 +73,10 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixDatagram;
-    use std::process::Command;
     use std::time::Duration;
 
     use super::*;
+    use crate::testing::alone;
 
     #[tokio::test]
     async fn a_message_reaches_the_one_registered_for_its_sender_and_a_stranger_nobody() {
@@ -91,11 +91,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         // A stranger: its own process, in none of the groups.
-        let forger = Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "notify::tests::forge"])
-            .env("FORGE_AT", &path)
-            .status();
-        assert!(forger.unwrap().success());
+        alone("notify::tests::forge").env("FORGE_AT", &path).passes();
         let sender = UnixDatagram::unbound().unwrap();
         sender.send_to(b"READY=1", &path).unwrap();
         let message = tokio::time::timeout(Duration::from_secs(5), messages.recv()).await.unwrap().unwrap();

@@ -150,28 +150,22 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-
-    /// What reaps all takes every child of its process, so each of these tests has a process of its own.
-    fn alone(test: &str) {
-        let status = Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", &format!("reaper::tests::{test}")])
-            .status();
-        assert!(status.unwrap().success(), "{test}");
-    }
+    // What reaps all takes every child of its process, so each of these tests has a process of its own.
+    use crate::testing::alone;
 
     #[test]
     fn the_end_of_a_child_reaches_whoever_started_it() {
-        alone("ends");
+        alone("reaper::tests::ends").passes();
     }
 
     #[test]
     fn a_thousand_orphans_are_all_reaped() {
-        alone("storm");
+        alone("reaper::tests::storm").passes();
     }
 
     #[test]
     fn the_end_of_an_adopted_process_is_told_whoever_reaps_it() {
-        alone("adoption");
+        alone("reaper::tests::adoption").passes();
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! Servers are those of the configuration, else those that DHCP names, else the public pool's. Nobody waits for the clock: the
 //! machine boots with the time of its battery, or with the last it knew (see [`crate::identity`]), and a clock that turns out to be far
-//! off is set, once; later it is only nudged. What was found is kept in the battery clock, if there is one, and on STATE.
+//! off is set, once; later it is only nudged. A server that says it is earlier than the image was made is wrong, and is not believed. What was found is kept in the battery clock, if there is one, and on STATE.
 
 mod discipline;
 mod lookup;
@@ -61,6 +61,8 @@ struct Keeper<C> {
     clock: C,
     board: Board,
     discipline: Discipline,
+    /// It cannot be earlier than this.
+    floor: Duration,
     /// Servers that do not want us.
     refused: Vec<SocketAddr>,
     announced: bool,
@@ -77,10 +79,10 @@ pub(crate) async fn run(time: Time, mut offered: watch::Receiver<Vec<IpAddr>>, b
     let mut facts = board.watch();
     let reachable = facts.wait_for(|facts| facts.holds(Condition::Network)).await.map(drop);
     reachable.context("nobody follows the network any more")?;
-    let mut keeper = Keeper::new(SystemClock, board);
+    let mut keeper = Keeper::new(SystemClock, board, identity::image_time());
     loop {
         let named = names(&time, &offered.borrow_and_update());
-        let servers = find(&named).await;
+        let servers = find(&named, keeper.discipline.rounds_without_answer()).await;
         let round = keeper.round(&servers).await?;
         keeper.report(&round, &time, &named);
         let wait = keeper.discipline.wait();
@@ -104,22 +106,28 @@ fn names(time: &Time, offered: &[IpAddr]) -> Vec<String> {
     names
 }
 
-/// Addresses to ask: one of each name, then others of the first.
-async fn find(names: &[String]) -> Vec<SocketAddr> {
+/// Addresses to ask: one of each of [`MOST`] names. After `silent` rounds without an answer it is the turn of later names, and of
+/// other addresses of the same ones.
+async fn find(names: &[String], silent: usize) -> Vec<SocketAddr> {
     let resolv_conf = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
     let mut found = Vec::new();
-    for name in names.iter().take(MOST) {
-        let addresses = lookup::addresses(name, &resolv_conf).await;
-        let fresh =
-            addresses.into_iter().map(|address| SocketAddr::new(address, PORT)).find(|a| !found.contains(a));
-        found.extend(fresh);
+    for name in turn(names, silent * MOST).take(MOST) {
+        let addresses: Vec<_> = lookup::addresses(name, &resolv_conf).await;
+        let mut sockets = turn(&addresses, silent).map(|&address| SocketAddr::new(address, PORT));
+        found.extend(sockets.find(|address| !found.contains(address)));
     }
     found
 }
 
+/// All of `items` once, beginning with the one at `first`, counted round and round.
+fn turn<T>(items: &[T], first: usize) -> impl Iterator<Item = &T> {
+    let (before, after) = items.split_at(first.checked_rem(items.len()).unwrap_or_default());
+    after.iter().chain(before)
+}
+
 impl<C: Clock> Keeper<C> {
-    fn new(clock: C, board: Board) -> Self {
-        Self { clock, board, discipline: Discipline::new(), refused: Vec::new(), announced: false }
+    fn new(clock: C, board: Board, floor: Duration) -> Self {
+        Self { clock, board, discipline: Discipline::new(), floor, refused: Vec::new(), announced: false }
     }
 
     /// Asks every server once and corrects the clock.
@@ -130,10 +138,10 @@ impl<C: Clock> Keeper<C> {
         let mut samples = Vec::new();
         for (server, answer) in wanted.into_iter().zip(answers) {
             match answer {
-                Some(Answer::Sample(sample)) => samples.push(sample),
+                Some(Answer::Sample(sample)) if self.is_possible(sample.offset) => samples.push(sample),
+                Some(Answer::Sample(_)) | None => {}
                 Some(Answer::TooOften) => self.discipline.slow_down(),
                 Some(Answer::GoAway) => self.refused.push(server),
-                None => {}
             }
         }
         let Some(sample) = choose(samples) else {
@@ -159,6 +167,11 @@ impl<C: Clock> Keeper<C> {
             Correction::Nothing => {}
         }
         Ok(Round::Corrected)
+    }
+
+    /// Whether it can be as late as a clock says that ours lacks this many seconds of.
+    fn is_possible(&self, offset: f64) -> bool {
+        self.clock.now().as_secs_f64() + offset >= self.floor.as_secs_f64()
     }
 
     fn report(&mut self, round: &Round, time: &Time, named: &[String]) {

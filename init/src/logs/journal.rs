@@ -93,6 +93,7 @@ mod tests {
     use super::*;
     use crate::config::Level;
     use crate::logs::ring::Filter;
+    use crate::testing::{alone, has_root};
 
     fn kept(source: &str) -> Vec<(Level, String)> {
         let filter = Filter { source: Some(source.to_owned()), ..Filter::default() };
@@ -150,13 +151,9 @@ mod tests {
     /// The library knows no other place than journald's own, so this runs where `/run` is its own.
     #[test]
     fn what_tracing_journald_sends_is_understood() {
-        if !nix::unistd::geteuid().is_root() {
-            return eprintln!("skipped: needs root for a place of its own");
+        if has_root() {
+            alone("logs::journal::tests::library").passes();
         }
-        let status = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "logs::journal::tests::library"])
-            .status();
-        assert!(status.unwrap().success());
     }
 
     #[tokio::test]

@@ -19,8 +19,10 @@ use super::status::{Offers, Status};
 
 /// Kernel settings of a link.
 const IPV6_SETTINGS: &str = "/proc/sys/net/ipv6/conf";
-/// No link that carries IPv4 may have a smaller MTU (RFC 791), whatever a DHCP server says.
+/// Smaller MTUs that a DHCP server gives are not believed: no link that carries IPv4 may have one (RFC 791), and with one that is too
+/// small for IPv6 (RFC 8200) the kernel takes IPv6 off the link.
 const SMALLEST_MTU: u16 = 576;
+const SMALLEST_MTU_WITH_IPV6: u16 = 1280;
 
 /// What all links share.
 pub(super) struct Shared {
@@ -53,6 +55,8 @@ pub(super) struct Keeper {
     name: String,
     mac: Option<[u8; 6]>,
     lease: Option<Lease>,
+    /// What the kernel refused of the configuration. It does not keep the rest from working.
+    refused: Vec<String>,
 }
 
 impl Shared {
@@ -83,25 +87,41 @@ impl Keeper {
             let device = devices.get(index).context("the link is gone")?;
             (device.name.clone(), device.mac)
         };
-        Ok(Self { shared, setup, index, name, mac, lease: None })
+        Ok(Self { shared, setup, index, name, mac, lease: None, refused: Vec::new() })
     }
 
     /// Sets the link up and keeps it, for ever.
     pub(super) async fn run(mut self) -> Result<()> {
         self.take_name().await?;
         self.shared.status.link(self.index, &self.name);
-        let links = &self.shared.links;
-        if let Some(mtu) = self.setup.interface.mtu {
-            links.set_mtu(self.index, mtu).await.with_context(|| format!("failed to set the MTU {mtu}"))?;
-        }
+        self.refused = Vec::from_iter(self.set_mtu().await);
         self.prepare_ipv6().context("failed to set up IPv6")?;
         if let Some(master) = self.setup.master.clone() {
             self.join(&master).await.with_context(|| format!("failed to make it part of {master}"))?;
         }
-        links.up(self.index).await.context("failed to bring it up")?;
-        self.configure().await?;
-        self.shared.status.problem(&self.name, None);
-        if self.setup.dhcp { self.keep_lease().await } else { std::future::pending().await }
+        self.shared.links.up(self.index).await.context("failed to bring it up")?;
+        let refused = self.configure().await;
+        self.refused.extend(refused);
+        self.tell(&self.refused);
+        match self.setup.dhcp {
+            true => self.keep_lease().await,
+            false if self.refused.is_empty() => std::future::pending().await,
+            // It is tried again, from the beginning.
+            false => anyhow::bail!("{}", self.refused.join("; ")),
+        }
+    }
+
+    /// Gives the link the configured MTU, and returns why it could not.
+    async fn set_mtu(&self) -> Option<String> {
+        let mtu = self.setup.interface.mtu?;
+        let set = self.shared.links.set_mtu(self.index, mtu).await;
+        refusal(set, || format!("failed to set the MTU {mtu}"))
+    }
+
+    /// Raises the problem of this link, or clears it when nothing was refused.
+    fn tell(&self, refused: &[String]) {
+        let text = (!refused.is_empty()).then(|| format!("{}: {}", self.name, refused.join("; ")));
+        self.shared.status.problem(&self.name, text);
     }
 
     /// A link that is recognised by something else gets the name that the configuration has for it.
@@ -137,8 +157,7 @@ impl Keeper {
         if !dir.exists() {
             return Ok(());
         }
-        let off = self.setup.interface.ipv6 == Ipv6::Off || self.setup.master.is_some();
-        if off {
+        if self.without_ipv6() {
             return fs::write(dir.join("disable_ipv6"), "1");
         }
         let metric = self.setup.metric.to_string();
@@ -159,15 +178,21 @@ impl Keeper {
         Ok(())
     }
 
-    /// Puts the configured addresses and routes in place.
-    async fn configure(&self) -> Result<()> {
+    fn without_ipv6(&self) -> bool {
+        self.setup.interface.ipv6 == Ipv6::Off || self.setup.master.is_some()
+    }
+
+    /// Puts the configured addresses and routes in place, and returns what the kernel refused of them.
+    async fn configure(&self) -> Vec<String> {
         let links = &self.shared.links;
         let interface = &self.setup.interface;
+        let mut refused = Vec::new();
         for &address in &interface.addresses {
-            let added = links.add_address(self.index, address).await;
-            added.with_context(|| format!("failed to add the address {address}"))?;
-            if let IpNet::V4(address) = address {
-                self.shared.status.add_ipv4(self.index, address);
+            match (links.add_address(self.index, address).await, address) {
+                (Ok(()), IpNet::V4(address)) => self.shared.status.add_ipv4(self.index, address),
+                (added, _) => {
+                    refused.extend(refusal(added, || format!("failed to add the address {address}")))
+                }
             }
         }
         let gateways = interface.gateways.iter().map(|&via| Route {
@@ -184,9 +209,9 @@ impl Keeper {
         });
         for route in gateways.chain(routes) {
             let added = links.add_route(self.index, &route).await;
-            added.with_context(|| format!("failed to add the route to {}", route.to))?;
+            refused.extend(refusal(added, || format!("failed to add the route to {}", route.to)));
         }
-        Ok(())
+        refused
     }
 
     // === DHCP ===
@@ -230,7 +255,6 @@ impl Keeper {
             Event::Asking => self.shared.status.asking(self.index, true),
             Event::Bound(lease) => {
                 self.shared.status.asking(self.index, false);
-                status(None);
                 self.use_lease(lease).await?;
             }
             Event::Lost(loss) => {
@@ -254,37 +278,54 @@ impl Keeper {
         Ok(())
     }
 
+    /// Puts the lease's address on the link, and what else the server says as far as the kernel takes it: a lease with a route that
+    /// makes no sense is still good for everything else.
     async fn use_lease(&mut self, lease: Lease) -> Result<()> {
-        let links = &self.shared.links;
-        let name = &self.name;
-        if let Some(mtu) = lease.mtu.filter(|&mtu| mtu >= SMALLEST_MTU && self.setup.interface.mtu.is_none())
-        {
-            let set = links.set_mtu(self.index, mtu.into()).await;
-            set.with_context(|| format!("failed to set the MTU {mtu} of {name}"))?;
-        }
+        let (links, index, address) = (&self.shared.links, self.index, lease.address);
+        let added = links.add_address(index, address.into()).await;
+        added.with_context(|| format!("failed to put {address} on {}", self.name))?;
         let old = self.lease.replace(lease.clone());
-        let address = lease.address;
-        let added = links.add_address(self.index, address.into()).await;
-        added.with_context(|| format!("failed to put {address} on {name}"))?;
+        let mut refused = Vec::new();
+        if let Some(mtu) = self.mtu_of(&lease) {
+            let set = links.set_mtu(index, mtu.into()).await;
+            refused.extend(refusal(set, || format!("failed to set the MTU {mtu} of the DHCP server")));
+        }
         let (before, now) =
             (old.as_ref().map(|old| self.routes(old)).unwrap_or_default(), self.routes(&lease));
         for route in before.iter().filter(|route| !now.contains(route)) {
-            let removed = links.remove_route(self.index, route).await;
-            removed.with_context(|| format!("failed to remove the route to {}", route.to))?;
+            let removed = links.remove_route(index, route).await;
+            refused.extend(refusal(removed, || format!("failed to remove the route to {}", route.to)));
         }
-        if let Some(old) = old.filter(|old| old.address != address) {
-            self.remove_address(&old).await?;
+        if let Some(old) = old.filter(|old| old.address != address)
+            && let Err(error) = self.remove_address(&old).await
+        {
+            refused.push(format!("{error:#}"));
         }
         // All of them again: some may have gone with the old address.
         for route in &now {
-            let added = links.add_route(self.index, route).await;
-            added.with_context(|| format!("failed to add the route to {}", route.to))?;
+            let added = links.add_route(index, route).await;
+            refused
+                .extend(refusal(added, || format!("failed to add the DHCP server's route to {}", route.to)));
+        }
+        if !self.refused.is_empty() {
+            // What is configured beside the lease may have waited for its address.
+            self.refused = Vec::from_iter(self.set_mtu().await);
+            let still = self.configure().await;
+            self.refused.extend(still);
         }
         let servers = lease.dns.iter().map(|&server| server.into()).collect();
         let search = lease.domain.into_iter().collect();
-        self.shared.resolver.lease(self.index, Settings { servers, search });
-        self.shared.status.add_ipv4(self.index, address);
+        self.shared.resolver.lease(index, Settings { servers, search });
+        // Last, because services start on it.
+        self.shared.status.add_ipv4(index, address);
+        self.tell(&[&self.refused[..], &refused].concat());
         Ok(())
+    }
+
+    /// The MTU that the server gives, if it is to be believed and nothing else is configured.
+    fn mtu_of(&self, lease: &Lease) -> Option<u16> {
+        let smallest = if self.without_ipv6() { SMALLEST_MTU } else { SMALLEST_MTU_WITH_IPV6 };
+        lease.mtu.filter(|&mtu| mtu >= smallest && self.setup.interface.mtu.is_none())
     }
 
     async fn end_lease(&mut self) -> Result<()> {
@@ -317,6 +358,11 @@ impl Keeper {
             })
             .collect()
     }
+}
+
+/// What is told of a change that the kernel refused.
+fn refusal<E: std::error::Error>(result: Result<(), E>, what: impl FnOnce() -> String) -> Option<String> {
+    result.err().map(|error| format!("{}: {error}", what()))
 }
 
 /// The destination of a default route through a gateway of this family.

@@ -2,7 +2,7 @@
 //! and files that a static program does not have.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
@@ -23,11 +23,11 @@ pub(super) async fn addresses(name: &str, resolv_conf: &str) -> Vec<IpAddr> {
     if let Ok(address) = name.parse() {
         return vec![address];
     }
-    let servers =
-        resolv_conf.lines().filter_map(|line| line.strip_prefix("nameserver ")?.trim().parse().ok());
-    for server in servers.collect::<Vec<IpAddr>>() {
+    let servers: Vec<_> =
+        resolv_conf.lines().filter_map(|line| server(line.strip_prefix("nameserver ")?.trim())).collect();
+    for server in servers {
         for kind in [IPV4, IPV6] {
-            match timeout(PATIENCE, ask(SocketAddr::new(server, PORT), name, kind)).await {
+            match timeout(PATIENCE, ask(server, name, kind)).await {
                 Ok(Ok(found)) if !found.is_empty() => return found,
                 Ok(Ok(_)) => {}
                 // Another server may be better.
@@ -36,6 +36,15 @@ pub(super) async fn addresses(name: &str, resolv_conf: &str) -> Vec<IpAddr> {
         }
     }
     Vec::new()
+}
+
+/// A name server as it stands in resolv.conf; a link-local one with its link, `fe80::1%eth0`.
+fn server(text: &str) -> Option<SocketAddr> {
+    let Some((address, link)) = text.split_once('%') else {
+        return Some(SocketAddr::new(text.parse().ok()?, PORT));
+    };
+    let index = link.parse().ok().or_else(|| nix::net::if_::if_nametoindex(link).ok())?;
+    Some(SocketAddrV6::new(address.parse().ok()?, PORT, 0, index).into())
 }
 
 async fn ask(server: SocketAddr, name: &str, kind: u16) -> io::Result<Vec<IpAddr>> {
@@ -154,6 +163,15 @@ mod tests {
     fn what_is_no_name_is_not_asked_for() {
         assert_eq!(question(1, "a..b", IPV4), None);
         assert_eq!(question(1, &"a".repeat(64), IPV4), None);
+    }
+
+    #[test]
+    fn a_link_local_name_server_is_reached_through_its_link() {
+        let loopback = nix::net::if_::if_nametoindex("lo").unwrap();
+        let expected = SocketAddrV6::new("fe80::1".parse().unwrap(), PORT, 0, loopback);
+        assert_eq!(server("fe80::1%lo"), Some(expected.into()));
+        assert_eq!(server("fe80::1%gone-away"), None);
+        assert_eq!(server("10.0.0.2"), Some("10.0.0.2:53".parse().unwrap()));
     }
 
     #[tokio::test]

@@ -8,6 +8,9 @@ use crate::board::Facts;
 /// What the servers believe.
 const TRUTH: Duration = Duration::from_secs(1_800_000_000);
 
+/// When the image was made.
+const FLOOR: Duration = Duration::from_secs(1_790_000_000);
+
 /// A clock that stands still.
 struct Stopped {
     now: Cell<Duration>,
@@ -32,7 +35,7 @@ impl Clock for Stopped {
 
 fn keeper(now: Duration) -> Keeper<Stopped> {
     let clock = Stopped { now: Cell::new(now), slewed: Cell::new(None) };
-    Keeper::new(clock, Board::new(Facts::default()))
+    Keeper::new(clock, Board::new(Facts::default()), FLOOR)
 }
 
 /// A server that answers for ever: with its clock's time, or as it is told to change the answer.
@@ -81,6 +84,31 @@ async fn one_wrong_server_of_three_is_outvoted_and_one_that_refuses_is_left_alon
     keeper.round(&[liar, honest, rude, also]).await.unwrap();
     assert!((keeper.clock.now().as_secs_f64() - TRUTH.as_secs_f64()).abs() < 0.01);
     assert_eq!(keeper.refused, [rude]);
+}
+
+#[tokio::test]
+async fn a_server_that_lives_before_the_image_was_made_is_not_believed() {
+    let backward = server(FLOOR - Duration::from_secs(60), |_| {}).await;
+    let mut keeper = keeper(FLOOR);
+    assert!(matches!(keeper.round(&[backward]).await.unwrap(), Round::Silence));
+    assert_eq!((keeper.clock.now(), keeper.clock.slewed.get()), (FLOOR, None));
+    let honest = server(TRUTH, |_| {}).await;
+    keeper.round(&[backward, honest]).await.unwrap();
+    assert!((keeper.clock.now().as_secs_f64() - TRUTH.as_secs_f64()).abs() < 0.01);
+}
+
+#[tokio::test]
+async fn when_nobody_answers_it_is_the_turn_of_other_servers() {
+    let names = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "192.0.2.5"].map(str::to_owned);
+    let asked = async |silent| {
+        let found = find(&names, silent).await;
+        found.iter().map(|server| server.ip().to_string().split_off(8)).collect::<Vec<_>>().concat()
+    };
+    assert_eq!(asked(0).await, "123");
+    assert_eq!(asked(1).await, "451");
+    assert_eq!(asked(2).await, "234");
+    assert_eq!(turn(&names[..2], 3).collect::<Vec<_>>(), ["192.0.2.2", "192.0.2.1"], "addresses of one name");
+    assert_eq!(find(&[], 7).await, []);
 }
 
 #[tokio::test(start_paused = true)]

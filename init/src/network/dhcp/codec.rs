@@ -241,12 +241,13 @@ impl Reply {
 // === impl Lease ===
 
 impl Lease {
-    /// The times of a lease that ends; none for one that does not. The server's T1 and T2 count if they are in order.
+    /// The times of a lease that ends; none for one that does not. The server's T1 and T2 count if they are in order: with a T1 of zero we
+    /// would ask without a pause.
     pub(super) fn times(&self) -> Option<Times> {
         (self.seconds != INFINITE).then_some(())?;
         let end = self.seconds;
-        let rebind = self.rebind_seconds.filter(|&t| t < end).unwrap_or_else(|| end - end / 8);
-        let renew = self.renew_seconds.filter(|&t| t < rebind).unwrap_or(end / 2).min(rebind);
+        let rebind = self.rebind_seconds.filter(|&t| t > 0 && t < end).unwrap_or_else(|| end - end / 8);
+        let renew = self.renew_seconds.filter(|&t| t > 0 && t < rebind).unwrap_or(end / 2).min(rebind);
         let seconds = |s: u32| Duration::from_secs(u64::from(s));
         Some(Times { renew: seconds(renew), rebind: seconds(rebind), end: seconds(end) })
     }

@@ -369,3 +369,17 @@ async fn an_infinite_lease_is_never_renewed() {
     };
     LocalSet::new().run_until(run).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_wants_renewal_at_once_is_not_asked_without_a_pause() {
+    let run = async {
+        let mut server = Server::with_client(None);
+        server.times = [1000, 0, 0];
+        let lease = server.grant(FIRST).await;
+        let renewal = server.hear(REQUEST).await;
+        let after = (renewal.at - lease.granted).as_secs_f64();
+        assert!((490.0..=500.0).contains(&after), "renewed after {after} s");
+        assert_eq!(renewal.to, Some(SERVER), "not to be asked of anyone yet");
+    };
+    LocalSet::new().run_until(run).await;
+}
