@@ -201,10 +201,11 @@ fn only_the_mirror_is_asked(kubectl: &Kubectl, requests: &mpsc::Receiver<String>
     kubectl.ok(&["run", "absent", "--image=docker.io/library/absent:1"]);
     let request = requests.recv_timeout(STEP).expect("the mirror is asked");
     assert!(request.contains(" /v2/library/absent/manifests/1?ns=docker.io "), "{request}");
-    let message = "jsonpath={.status.containerStatuses[0].state.waiting.message}";
+    // The pod's own status goes over to "Back-off pulling image" soon, without a reason.
+    let about = "--field-selector=involvedObject.name=absent,reason=Failed";
     let told = wait_for("reason of the failed pull", STEP, || {
-        let told = kubectl.ok(&["get", "pod", "absent", "-o", message]);
-        told.contains("absent:1").then_some(told)
+        let told = kubectl.ok(&["get", "events", about, "-o", "jsonpath={.items[*].message}"]);
+        told.contains("Failed to pull image").then_some(told)
     });
     assert!(told.contains("not found") && !told.contains("registry-1.docker.io"), "{told}");
     kubectl.ok(&["delete", "pod", "absent", "--now"]);
