@@ -11,6 +11,7 @@ mod kinds;
 mod kubectl;
 mod lists;
 mod nodes;
+mod pod_security;
 mod pods;
 mod protobuf;
 mod proxying;
