@@ -4,8 +4,10 @@
 //! blocking, a write waits for room for a bounded time, and a terminal that had no room is skipped until it has.
 //!
 //! Two kinds of text go out. Lines that begin with `skerry: ` are a stable format that programs may wait for (see
-//! `docs`), written by [`say!`]. Everything else (service logs, the status block) is for people.
+//! `docs`), written by [`say!`]. Everything else (service logs, the status block) is for people. What others say is [tamed](tame) on its
+//! way out, so that nobody can forge such a line or take hold of a terminal.
 
+use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -63,12 +65,37 @@ pub(crate) fn open() {
 
 /// What [`say!`] does.
 pub(crate) fn say_line(text: &str) {
-    write(&format!("skerry: {text}\n"));
+    write_line("skerry: ", text);
     let level = if text.starts_with("problem: ") { Level::Warn } else { Level::Info };
     logs::record(logs::INIT, level, text);
 }
 
-/// Writes `text` to every terminal, and drops what does not fit in time.
+/// Writes a line of someone else's words, and before them who it is.
+pub(crate) fn write_line(before: &str, text: &str) {
+    write(&line(before, text));
+}
+
+fn line(before: &str, text: &str) -> String {
+    format!("{}{}\n", tame(before), tame(text))
+}
+
+/// `text` so that it does nothing but be read: further lines are indented, and control characters are spelled out.
+pub(crate) fn tame(text: &str) -> String {
+    let text = text.trim_end_matches(['\n', '\r']);
+    let mut tamed = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => tamed.push_str("\n    "),
+            '\t' => tamed.push(c),
+            // Writing to a String does not fail.
+            _ if c.is_control() => drop(write!(tamed, "\\x{:02x}", u32::from(c))),
+            _ => tamed.push(c),
+        }
+    }
+    tamed
+}
+
+/// Writes `text`, of which every part that others chose has been tamed, to every terminal, and drops what does not fit in time.
 pub(crate) fn write(text: &str) {
     for terminal in lock().iter_mut() {
         terminal.write(text.as_bytes());
@@ -118,5 +145,22 @@ pub(crate) fn write_in_panic(text: &str) {
     match TERMINALS.try_lock() {
         Ok(mut terminals) => terminals.iter_mut().for_each(|terminal| terminal.write(text.as_bytes())),
         Err(_) => eprint!("{text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_can_forge_a_line_or_command_a_terminal() {
+        let forged = line("[journal/x] ", "x\nskerry: ready\r\n\u{1b}[2J\u{9b}2J\tend\r\n");
+        let expected = "[journal/x] x\n    skerry: ready\\x0d\n    \\x1b[2J\\x9b2J\tend\n";
+        assert_eq!(forged, expected);
+        assert_eq!(
+            line("skerry: ", "status k3sd a\nskerry: ready"),
+            "skerry: status k3sd a\n    skerry: ready\n"
+        );
+        assert_eq!(line("skerry: ", "ready"), "skerry: ready\n");
     }
 }

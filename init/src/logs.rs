@@ -27,7 +27,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub(crate) use self::client::{ROLE, ask_role};
-pub(crate) use self::disk::run as write_to_disk;
+pub(crate) use self::disk::{Written, run as write_to_disk};
 pub(crate) use self::journal::run as serve_journal;
 pub(crate) use self::kmsg::run as follow_kernel;
 use self::ring::{Line, Ring};
@@ -85,10 +85,10 @@ pub(crate) fn record(source: &str, level: Level, text: &str) {
     let pushed = inner.ring.push(source, Line::new(level, text), wanted);
     drop(inner);
     if pushed.some_were_hidden {
-        console::write(&format!("[{source}] (some lines were not shown: too many at once)\n"));
+        console::write_line(&format!("[{source}] "), "(some lines were not shown: too many at once)");
     }
     if pushed.shown {
-        console::write(&format!("[{source}] {text}\n"));
+        console::write_line(&format!("[{source}] "), text);
     }
     LOGS.newest.send_replace(pushed.number);
 }
@@ -97,7 +97,7 @@ pub(crate) fn record(source: &str, level: Level, text: &str) {
 pub(crate) fn show_last_words(source: &str) {
     let words = inner().ring.last_words(source, since_kernel_start(), LAST_WORDS_AGE, LAST_WORDS);
     for text in words {
-        console::write(&format!("[{source}] {text}\n"));
+        console::write_line(&format!("[{source}] "), &text);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::board::{Board, note};
 use crate::boot;
@@ -37,6 +37,9 @@ use crate::watchdog::Watchdog;
 const DUTY_PAUSE: Duration = Duration::from_secs(5);
 /// What reading a kernel from a slow disk may take.
 const KEXEC_LIMIT: Duration = Duration::from_secs(30);
+
+/// A duty that has failed and then goes on for this long works again.
+const DUTY_WORKS: Duration = Duration::from_secs(30);
 
 /// The machine between the first stage and the end.
 pub(crate) struct Machine {
@@ -205,8 +208,8 @@ impl Machine {
     fn start_logging(&mut self, config: &NodeConfig) {
         logs::configure(logs::Settings::new(&config.log));
         if config.log.disk {
-            let board = self.board.clone();
-            self.keep_doing("log on disk", move || logs::write_to_disk(board.clone()));
+            let (board, written) = (self.board.clone(), logs::Written::default());
+            self.keep_doing("log on disk", move || logs::write_to_disk(board.clone(), written.clone()));
         }
     }
 
@@ -253,15 +256,36 @@ impl Machine {
         E: Into<anyhow::Error> + 'static,
         F: Future<Output = Result<(), E>> + 'static,
     {
-        let board = self.board.clone();
-        self.duties.spawn_local(async move {
-            loop {
-                if let Err(error) = work().await {
-                    board.problem(what, Some(format!("{what}: {:#}", error.into())));
-                }
-                tokio::time::sleep(DUTY_PAUSE).await;
+        self.duties.spawn_local(keep_doing(self.board.clone(), what, work));
+    }
+}
+
+async fn keep_doing<E, F>(board: Board, what: &'static str, work: impl Fn() -> F)
+where
+    E: Into<anyhow::Error>,
+    F: Future<Output = Result<(), E>>,
+{
+    // Not the topic of a problem that the work itself raises and clears.
+    let topic = format!("duty {what}");
+    let mut failed = false;
+    loop {
+        let mut run = std::pin::pin!(work());
+        let early = match failed {
+            true => timeout(DUTY_WORKS, &mut run).await.ok(),
+            false => None,
+        };
+        let ended = match early {
+            Some(ended) => ended,
+            None => {
+                board.problem(&topic, None);
+                run.await
             }
-        });
+        };
+        if let Err(error) = ended {
+            failed = true;
+            board.problem(&topic, Some(format!("{what}: {:#}", error.into())));
+        }
+        sleep(DUTY_PAUSE).await;
     }
 }
 
@@ -279,4 +303,45 @@ async fn prepared(action: Action) -> Action {
     };
     say!("problem: no kexec: {error:#}; rebooting instead");
     Action::Reboot
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::board::Facts;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_problem_of_a_duty_goes_away_once_it_works_and_not_before() {
+        let board = Board::new(Facts::default());
+        let runs = Cell::new(0);
+        let work = || {
+            runs.set(runs.get() + 1);
+            let run = runs.get();
+            async move {
+                match run {
+                    1 => Err(anyhow::anyhow!("no such socket")),
+                    2 => {
+                        sleep(DUTY_WORKS / 2).await;
+                        Err(anyhow::anyhow!("no such socket"))
+                    }
+                    _ => std::future::pending().await,
+                }
+            }
+        };
+        let problem = || board.watch().borrow().problems.values().next().cloned();
+        let began = tokio::time::Instant::now();
+        let look = async {
+            for (at, expected) in [(1, true), (6, true), (21, true), (54, true), (57, false), (900, false)] {
+                tokio::time::sleep_until(began + Duration::from_secs(at)).await;
+                assert_eq!(problem().is_some(), expected, "after {at} s: {:?}", problem());
+            }
+        };
+        tokio::select! {
+            () = keep_doing(board.clone(), "socket", work) => {}
+            () = look => {}
+        }
+        assert_eq!(runs.get(), 3);
+    }
 }

@@ -5,11 +5,15 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep, timeout};
+
 use crate::board::{Board, Facts, Phase, since_kernel_start};
 use crate::console;
 
 /// Changes come in bursts; the block is shown when there was none for this long.
 const SETTLE: Duration = Duration::from_millis(400);
+/// What does not settle for this long is shown as it is: a service that starts for ever, waiting for something, is worth a look.
+const STILL: Duration = Duration::from_secs(15);
 /// Blocks are at least this far apart, whatever happens.
 const APART: Duration = Duration::from_secs(5);
 /// Whose status tells about the cluster rather than about itself.
@@ -18,20 +22,37 @@ const RULE: &str = "------------------------------------------------------------
 
 /// Shows the block after every change that matters, for ever. Owned by the main task.
 pub(crate) async fn run(board: Board) {
+    follow(board, console::write).await;
+}
+
+async fn follow(board: Board, mut show: impl FnMut(&str)) {
     let mut facts = board.watch();
     let mut shown = None;
+    let mut moving_since = None;
     loop {
-        while let Ok(Ok(())) = tokio::time::timeout(SETTLE, facts.changed()).await {}
+        let calm = async { while let Ok(Ok(())) = timeout(SETTLE, facts.changed()).await {} };
+        let _ = timeout(STILL, calm).await;
         let now = facts.borrow_and_update().clone();
         if is_settled(&now) {
+            moving_since = None;
+        } else {
+            moving_since.get_or_insert_with(Instant::now);
+        }
+        let moved_for = moving_since.map(|since: Instant| since.elapsed());
+        if moved_for.is_none_or(|time| time >= STILL) {
             let news = essence(&now);
             if shown.as_ref() != Some(&news) {
-                console::write(&render(&now, since_kernel_start()));
+                show(&render(&now, since_kernel_start()));
                 shown = Some(news);
-                tokio::time::sleep(APART).await;
+                sleep(APART).await;
             }
         }
-        if facts.changed().await.is_err() {
+        let left = moved_for.and_then(|time| STILL.checked_sub(time)).filter(|left| !left.is_zero());
+        let changed = match left {
+            Some(left) => timeout(left, facts.changed()).await.unwrap_or(Ok(())),
+            None => facts.changed().await,
+        };
+        if changed.is_err() {
             return;
         }
     }
@@ -54,7 +75,7 @@ fn essence(facts: &Facts) -> (bool, Facts) {
 }
 
 /// Before the machine has a name, and while services start, there is news every second; the lines tell it. The block waits
-/// for the outcome, or for something that needs a person.
+/// for the outcome, or for something that needs a person, though not longer than [`STILL`].
 fn is_settled(facts: &Facts) -> bool {
     let moving = |phase: &Phase| matches!(phase, Phase::Starting | Phase::Stopping | Phase::Stopped);
     let named = !facts.hostname.is_empty() || !facts.problems.is_empty();
@@ -65,10 +86,11 @@ fn is_settled(facts: &Facts) -> bool {
 pub(crate) fn render(facts: &Facts, now: Duration) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
-        let _ = writeln!(text, "  {name:<12} {value}");
+        let _ = writeln!(text, "  {name:<12} {}", console::tame(value));
     };
     let role = facts.role.map_or("none".to_owned(), |role| role.to_string());
-    line("host", &format!("{} (role {role})", facts.hostname));
+    let hostname = if facts.hostname.is_empty() { "none yet" } else { &facts.hostname };
+    line("host", &format!("{hostname} (role {role})"));
     line("address", facts.address.as_deref().unwrap_or("none yet"));
     line("state", facts.state.as_deref().unwrap_or("none yet"));
     for (name, service) in &facts.services {
@@ -146,6 +168,48 @@ mod tests {
         };
         assert!(with(2, 10) != with(3, 10));
         assert!(with(2, 10) == with(2, 20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_starts_for_ever_gets_its_block_once() {
+        let agent = |phase| {
+            let service = Service { phase, ..Service::default() };
+            Facts {
+                hostname: "box".to_owned(),
+                services: BTreeMap::from([("k3sd", service)]),
+                ..Facts::default()
+            }
+        };
+        let board = Board::new(agent(Phase::Starting));
+        let blocks = std::cell::RefCell::new(Vec::new());
+        let told = async {
+            // It goes on telling what it does, faster than anything settles.
+            for number in 0..600 {
+                sleep(Duration::from_millis(100)).await;
+                board.update_service("k3sd", |service| service.status = Some(format!("try {number}")));
+                assert!(number > 100 || blocks.borrow().is_empty(), "too early");
+            }
+            assert_eq!(blocks.borrow().len(), 1, "{blocks:?}");
+            board.update_service("k3sd", |service| service.phase = Phase::Ready(Duration::ZERO));
+            sleep(Duration::from_secs(10)).await;
+        };
+        tokio::select! {
+            () = follow(board.clone(), |block| blocks.borrow_mut().push(block.to_owned())) => {}
+            () = told => {}
+        }
+        let blocks = blocks.into_inner();
+        assert!(
+            blocks[0].contains("k3sd         starting") && blocks[1].contains("ready after"),
+            "{blocks:?}"
+        );
+        assert_eq!(blocks.len(), 2);
+    }
+
+    #[test]
+    fn what_a_service_says_stays_in_its_line() {
+        let service = Service { status: Some("a\nskerry: ready".to_owned()), ..Service::default() };
+        let facts = Facts { services: BTreeMap::from([("k3sd", service)]), ..Facts::default() };
+        assert!(!render(&facts, Duration::ZERO).contains("\nskerry: ready"));
     }
 
     #[test]

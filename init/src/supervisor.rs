@@ -128,12 +128,12 @@ impl Keeper {
         while wanted {
             wanted = match self.run_once().await {
                 Ended::Stopped => break,
-                Ended::Done if self.service.restart == Restart::Done => {
+                Ended::Done { .. } if self.service.restart == Restart::Done => {
                     self.set_phase(Phase::Waiting);
                     self.pause(PAUSE).await
                 }
-                Ended::Done => {
-                    self.fail("ended with status 0".to_owned(), backoff.after(Duration::ZERO)).await
+                Ended::Done { healthy } => {
+                    self.fail("ended with status 0".to_owned(), backoff.after(healthy)).await
                 }
                 Ended::Failed { reason, healthy } => self.fail(reason, backoff.after(healthy)).await,
             };

@@ -1,6 +1,8 @@
 //! PID 1 keeps its services: each in its group with its limits, back when it dies, visible when it cannot live.
 
+use std::time::Instant;
 use tests::inside::{Inside, POD};
+
 use tests::machine::{Machine, STEP, boot, machine};
 use tests::{Kubectl, fetch, wait_for};
 
@@ -104,7 +106,9 @@ async fn survive_deaths(vm: &mut Machine, kubectl: &Kubectl, demo: &str) {
         let outcome = kubectl.call(&["exec", POD, "--", "demo", "kill", service]);
         assert!(!outcome.stderr.contains("demo: "), "{}", outcome.stderr);
         vm.line_after(mark, &format!("skerry: service {service} failed")).await;
+        let died = Instant::now();
         vm.line_after(mark, &format!("skerry: service {service} ready")).await;
+        println!("{service} was back {:.1} s after its death", died.elapsed().as_secs_f64());
         tokio::task::block_in_place(|| {
             wait_for("page after a death", STEP, || fetch(demo, "/"));
             wait_for("exec after a death", STEP, || {
@@ -122,7 +126,7 @@ const HOPELESS: &str = "skerry.k3s.service-node-port-range=hopeless";
 async fn a_service_that_fails_for_ever_stays_visible_and_a_shell_that_is_not_there_is_told() {
     let mut vm = boot(machine().append(HOPELESS).append("skerry.debug=1")).await;
     vm.line("skerry: problem: skerry.debug asks for a shell, and this image has none").await;
-    for wait in ["1.0s", "2.0s", "4.0s"] {
+    for wait in ["0.5s", "1.0s", "2.0s", "4.0s"] {
         let line = vm.line(&format!("starting it again in {wait}")).await;
         assert!(line.contains("skerry: service k3sd failed: ended with status "), "{line}");
     }

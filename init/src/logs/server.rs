@@ -10,7 +10,7 @@
 //! | `status` | the status block of the console, as it is now |
 //! | `help` | this |
 //!
-//! A line is `TIME SOURCE LEVEL TEXT`, with the time in UTC; further lines of an entry are indented. A mistake is answered by one line that
+//! A line is `TIME SOURCE LEVEL TEXT`, with the time in UTC; further lines of an entry are indented and control characters spelled out. A mistake is answered by one line that
 //! begins with `error: `.
 
 use std::fmt::Write as _;
@@ -28,6 +28,7 @@ use super::ring::{Filter, Line};
 use super::{inner, newest};
 use crate::board::{Board, since_kernel_start};
 use crate::config::Level;
+use crate::console;
 use crate::figures;
 use crate::report;
 
@@ -146,7 +147,7 @@ fn portion(filter: &Filter, after: u64) -> (String, Option<u64>) {
 
 /// `TIME SOURCE LEVEL TEXT`.
 pub(super) fn format_line(source: &str, line: &Line) -> String {
-    let text = line.text.replace('\n', "\n    ");
+    let text = console::tame(&line.text);
     format!("{} {source} {} {text}\n", timestamp(wall_clock(line.at)), level_name(line.level))
 }
 

@@ -18,10 +18,10 @@ use crate::uevent::Listener;
 /// does the work: the tables are big, and loading blocks.
 pub(super) async fn load_modules(board: Board, reaper: Reaper) -> Result<()> {
     let events = readable(Listener::open()?).context("failed to listen for devices")?;
-    run_module_child(&board, &reaper, &[modules::COLDPLUG_ROLE]).await?;
-    for failure in sysctl::apply_bridge() {
-        board.problem("bridge settings", Some(failure));
-    }
+    let text = run_module_child(&reaper, &[modules::COLDPLUG_ROLE]).await?;
+    board.problem("drivers", text);
+    let failures = sysctl::apply_bridge();
+    board.problem("bridge settings", (!failures.is_empty()).then(|| failures.join("; ")));
     board.update(|facts| facts.modules_loaded = true);
     loop {
         events.readable().await.context("failed to listen for devices")?.clear_ready();
@@ -32,13 +32,14 @@ pub(super) async fn load_modules(board: Board, reaper: Reaper) -> Result<()> {
         if !aliases.is_empty() {
             let mut arguments = vec![modules::HOTPLUG_ROLE];
             arguments.extend(aliases.iter().map(String::as_str));
-            run_module_child(&board, &reaper, &arguments).await?;
+            let text = run_module_child(&reaper, &arguments).await?;
+            board.problem("drivers of new devices", text);
         }
     }
 }
 
-/// Runs one of the module roles and makes a problem of what it prints.
-async fn run_module_child(board: &Board, reaper: &Reaper, arguments: &[&str]) -> Result<()> {
+/// Runs one of the module roles. What it prints is a problem.
+async fn run_module_child(reaper: &Reaper, arguments: &[&str]) -> Result<Option<String>> {
     let (mut reader, writer) = io::pipe()?;
     let mut command = Command::new("/proc/self/exe");
     command.args(arguments).env_clear().envs(ENVIRONMENT.iter().copied());
@@ -48,8 +49,5 @@ async fn run_module_child(board: &Board, reaper: &Reaper, arguments: &[&str]) ->
     child.exited().await;
     let mut text = String::new();
     reader.read_to_string(&mut text).context("failed to read from the module loader")?;
-    if !text.is_empty() {
-        board.problem("modules", Some(text.trim().replace('\n', "; ")));
-    }
-    Ok(())
+    Ok((!text.is_empty()).then(|| text.trim().replace('\n', "; ")))
 }

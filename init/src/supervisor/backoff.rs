@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// The first wait: short, since most failures are single.
-const FIRST: Duration = Duration::from_secs(1);
+/// The first wait: short, since most failures are single, and short enough that a second one soon after is over within a second, too.
+const FIRST: Duration = Duration::from_millis(250);
 /// The longest: a service that cannot work costs little, and recovers soon after its cause is gone.
 const LONGEST: Duration = Duration::from_secs(60);
 /// Ready for this long, and earlier failures are forgotten.
@@ -40,8 +40,8 @@ mod tests {
     #[test]
     fn waits_double_up_to_the_longest_and_health_resets_them() {
         let mut backoff = Backoff::default();
-        let waits: Vec<_> = (0..8).map(|_| backoff.after(Duration::from_secs(1)).as_secs()).collect();
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        let waits: Vec<_> = (0..10).map(|_| backoff.after(Duration::from_secs(1)).as_millis()).collect();
+        assert_eq!(waits, [250, 500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]);
         assert_eq!(backoff.after(HEALTHY), FIRST);
     }
 }

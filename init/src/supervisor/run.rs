@@ -32,8 +32,11 @@ pub(super) enum Ended {
     /// It was asked to.
     Stopped,
     /// By itself, with status 0.
-    Done,
-    /// In another way; ready for this long before that.
+    Done {
+        /// How long it had been ready.
+        healthy: Duration,
+    },
+    /// In another way.
     Failed {
         /// How.
         reason: String,
@@ -108,7 +111,7 @@ impl<'a> Run<'a> {
 
     fn judge(&self, exit: Exit) -> Ended {
         let mut reason = match exit {
-            Exit::Status(0) if self.errno.is_none() => return Ended::Done,
+            Exit::Status(0) if self.errno.is_none() => return Ended::Done { healthy: self.healthy() },
             Exit::Status(status) if status == i32::from(launch::EXIT_CANNOT_EXEC) => {
                 "could not be started".to_owned()
             }
