@@ -128,6 +128,7 @@ fn a_deployment_runs_and_survives_the_death_of_containerd() {
         node.kubectl.call(&["exec", "deployment/demo", "--", "demo", "env"]).success.then_some(())
     });
     assert_eq!(before, container(&node), "the container was not touched");
+    a_condition_of_the_kubelet_is_its_own(&node.kubectl);
     let pods = fs::read_dir(state.path().join("kubelet/pods")).unwrap().flatten();
     let pods: Vec<String> = pods.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     assert!(!pods.is_empty(), "the demo's pod stays, as pods do when k3sd stops");
@@ -139,6 +140,14 @@ fn a_deployment_runs_and_survives_the_death_of_containerd() {
         .args(["/sys/fs/cgroup", "-type", "d", "-name", &format!("*{}*", pods[0])])
         .output();
     assert_eq!(String::from_utf8(left.unwrap().stdout).unwrap(), "", "control groups are left behind");
+}
+
+/// As when the node lifecycle controller marks the pods of a node that was not ready for a moment.
+fn a_condition_of_the_kubelet_is_its_own(kubectl: &Kubectl) {
+    let pod = kubectl.ok(&["get", "pods", "-l", "app.kubernetes.io/name=demo", "-o", "name"]);
+    let unready = r#"{"status": {"conditions": [{"type": "Ready", "status": "False"}]}}"#;
+    kubectl.ok(&["patch", pod.trim(), "--subresource=status", "--type=strategic", "-p", unready]);
+    kubectl.ok(&["wait", "--for=condition=Ready", pod.trim(), "--timeout=30s"]);
 }
 
 /// An image tarball that is none, beside the good ones.

@@ -63,11 +63,13 @@ impl StatusWriter {
         Pod { status: Some(status), ..pod.clone() }
     }
 
-    /// Writes `status` when it differs from what the API has. Whether the API has it now.
+    /// Writes `status` when it differs from what the API has, `pod` being the API's. Whether the API has it now.
     pub(crate) async fn write(&mut self, pod: &Pod, status: PodStatus) -> bool {
         let known = self.written.as_ref().or(pod.status.as_ref());
         if !self.pending && known == Some(&status) && !self.is_overwritten(pod) {
             self.written = Some(status);
+            // What an earlier run of this daemon wrote counts as ours.
+            self.revision = self.revision.or_else(|| revision(pod));
             return true;
         }
         if static_pods::is_static(pod) && self.node.uid.get().is_none() {

@@ -291,7 +291,7 @@ impl Worker {
     }
 
     /// Why the pod must end now, if it must.
-    fn ending(&mut self) -> Option<Ending> {
+    fn ending(&self) -> Option<Ending> {
         if let Some(ending) = must_stop(&self.desired.borrow()) {
             return Some(ending);
         }
@@ -304,8 +304,9 @@ impl Worker {
     }
 
     /// When `activeDeadlineSeconds` is over.
-    fn deadline(&mut self) -> Option<Timestamp> {
-        let pod = self.pod();
+    fn deadline(&self) -> Option<Timestamp> {
+        // Without marking it as seen: a change that came since the round began has to end the wait after it.
+        let pod = self.status.current(&self.desired.borrow().pod);
         let seconds = pod.spec.as_ref()?.active_deadline_seconds?;
         let started = pod.status.as_ref()?.start_time.as_ref()?.0;
         started.checked_add(Duration::from_secs(u64::try_from(seconds).unwrap_or(0))).ok()
@@ -368,7 +369,9 @@ impl Worker {
             now: Timestamp::now(),
         };
         let status = view.status();
-        let written = self.status.write(&pod, status).await;
+        // As the API has it: `pod` has our own conditions in place of what others made of them.
+        let theirs = self.desired.borrow().pod.clone();
+        let written = self.status.write(&theirs, status).await;
         self.agent.books.note(&self.uid, &self.status.current(&pod));
         written
     }
