@@ -104,7 +104,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let started = Instant::now();
     let manifest = Manifest::embedded()?;
     let target = Target::find(&options.target)?;
-    let programs = Programs::find(&options.binaries, options.init.as_deref(), options.k3sd.as_deref())?;
+    let programs = Programs::find(
+        &options.binaries,
+        options.init.as_deref(),
+        options.k3sd.as_deref(),
+        target.processor,
+    )?;
     fs::create_dir_all(&options.out)
         .with_context(|| format!("failed to make '{}'", options.out.display()))?;
 
@@ -228,7 +233,7 @@ fn add_descriptions(tree: &mut Tree, identity: &Identity<'_>, sbom: &[u8]) -> an
 
 fn make_initramfs(parts: &Parts<'_>, root_hash: &RootHash) -> anyhow::Result<Vec<u8>> {
     let kernel = parts.kernel;
-    let selection = kernel.select(&parts.manifest.kernel.initramfs_modules())?;
+    let selection = kernel.select(&parts.manifest.kernel.initramfs_modules(parts.target))?;
     let mut initramfs = Initramfs::default();
     initramfs.program("init", &source::read(&parts.programs.init)?);
     initramfs.file(ROOT_HASH_PATH, format!("{root_hash}\n").as_bytes());

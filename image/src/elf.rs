@@ -8,6 +8,8 @@ use thiserror::Error;
 const MAGIC: &[u8] = b"\x7fELF";
 const CLASS_64: u8 = 2;
 const DATA_LITTLE_ENDIAN: u8 = 1;
+/// Offset of the processor's number.
+const MACHINE: u64 = 18;
 const PT_LOAD: u32 = 1;
 const PT_DYNAMIC: u32 = 2;
 const PT_INTERP: u32 = 3;
@@ -43,6 +45,12 @@ struct Segment {
 /// Whether these bytes begin like an ELF file.
 pub(crate) fn is_elf(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
+}
+
+/// The number of the processor that a program is for (ELF: `e_machine`).
+pub(crate) fn machine(bytes: &[u8]) -> Result<u16, Error> {
+    check_header(bytes)?;
+    u16_at(bytes, MACHINE, "header")
 }
 
 /// Reads the libraries that a program or library needs.

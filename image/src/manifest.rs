@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Deserialize;
 
+use crate::target::{Processor, Target};
+
 /// The manifest that this program was built with.
 const EMBEDDED: &str = include_str!("../debian.toml");
 
@@ -70,10 +72,16 @@ pub(crate) struct Kernel {
 }
 
 /// Modules that are there for one reason.
+///
+/// Debian's kernel is expected to have each of them for the processors that the set is for; a kernel that was configured
+/// for a machine may lack some.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct ModuleSet {
     pub(crate) modules: Vec<String>,
+    /// Only for these; for all if there are none.
+    #[serde(default)]
+    pub(crate) processors: Vec<Processor>,
     #[serde(rename = "why")]
     _why: String,
 }
@@ -112,21 +120,22 @@ impl Manifest {
 
 impl Kernel {
     /// Names of the modules of the initramfs.
-    pub(crate) fn initramfs_modules(&self) -> Vec<String> {
-        names(&self.initramfs)
+    pub(crate) fn initramfs_modules(&self, target: &Target) -> Vec<String> {
+        names(&self.initramfs, target.processor).chain(&target.kernel.initramfs_modules).cloned().collect()
     }
 
     /// Names of the modules of the root file system, the initramfs's among them.
-    pub(crate) fn root_modules(&self) -> Vec<String> {
-        let mut all = names(&self.initramfs);
-        all.extend(names(&self.modules));
-        all.extend(self.boot.modules.iter().cloned());
+    pub(crate) fn root_modules(&self, target: &Target) -> Vec<String> {
+        let mut all = self.initramfs_modules(target);
+        let others = names(&self.modules, target.processor).chain(&target.kernel.modules);
+        all.extend(others.chain(&self.boot.modules).cloned());
         all
     }
 }
 
-fn names(sets: &[ModuleSet]) -> Vec<String> {
-    sets.iter().flat_map(|set| set.modules.iter().cloned()).collect()
+fn names(sets: &[ModuleSet], processor: Processor) -> impl Iterator<Item = &String> {
+    let wanted = move |set: &&ModuleSet| set.processors.is_empty() || set.processors.contains(&processor);
+    sets.iter().filter(wanted).flat_map(|set| &set.modules)
 }
 
 #[cfg(test)]
@@ -140,6 +149,21 @@ mod tests {
         assert!(!manifest.packages(false).contains("busybox-static"), "no shell but in debug images");
         assert!(manifest.packages(true).contains("busybox-static"));
         assert!(manifest.tools.contains_key("mkfs-erofs"));
+    }
+
+    /// Each builds: a name that Debian's kernel for the other processor lacks would end it.
+    #[test]
+    fn modules_of_one_processor_are_asked_of_no_other() {
+        let kernel = Manifest::embedded().unwrap().kernel;
+        let modules = |name| kernel.root_modules(&Target::find(name).unwrap());
+        let has = |modules: &[String], name: &str| modules.iter().any(|module| module == name);
+        let (intel, arm, board) =
+            (modules("qemu-x86_64"), modules("qemu-aarch64"), modules("raspberrypi4-64"));
+        for name in ["vmw_pvscsi", "sha256_ssse3", "i6300esb"] {
+            assert!(has(&intel, name) && !has(&arm, name) && !has(&board, name), "{name}");
+        }
+        assert!(!has(&intel, "sha2_ce") && has(&arm, "sha2_ce"));
+        assert!(!has(&arm, "genet") && has(&board, "genet") && has(&board, "virtio_blk"));
     }
 
     #[test]

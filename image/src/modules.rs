@@ -10,9 +10,12 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 use crate::elf;
+
+/// Without these no root file system is found, verified and mounted, from a disk or from memory.
+const NEEDED: [&str; 3] = ["erofs", "dm_verity", "loop"];
 
 /// All modules of a kernel package.
 #[derive(Debug)]
@@ -22,7 +25,8 @@ pub(crate) struct Available {
     /// Compressed file by module name, relative to the directory.
     files: BTreeMap<String, PathBuf>,
     builtin: BTreeSet<String>,
-    /// Whether a name that the kernel does not have is an error, or no more than a warning.
+    /// Whether this is a distribution's kernel, with every module that will be asked for and many more. Another was
+    /// configured for the machine: it may lack some, and what it has is there for a reason.
     complete: bool,
 }
 
@@ -52,7 +56,7 @@ struct Info {
 
 impl Available {
     /// Looks at an unpacked kernel package. It must have the modules of exactly one release. With `complete` it is
-    /// expected to have every module that will be asked for; a kernel that was configured for one board is not.
+    /// expected to have every module that will be asked for; a kernel that was configured for a machine is not.
     pub(crate) fn scan(package: &Path, complete: bool) -> anyhow::Result<Self> {
         let parent = package.join("usr/lib/modules");
         let parent = if parent.is_dir() { parent } else { package.join("lib/modules") };
@@ -71,7 +75,24 @@ impl Available {
             .map(|line| module_name(Path::new(line)))
             .collect();
         let release = release.file_name().to_string_lossy().into_owned();
-        Ok(Self { release, directory, files, builtin, complete })
+        let this = Self { release, directory, files, builtin, complete };
+        let missing = this.missing(&NEEDED);
+        ensure!(
+            missing.is_empty(),
+            "kernel {} has no {}, neither built in nor as a module: no machine could mount its root",
+            this.release,
+            missing.join(", ")
+        );
+        Ok(this)
+    }
+
+    /// Which of the names are neither built in nor modules.
+    pub(crate) fn missing<'n, N: AsRef<str>>(&self, names: &'n [N]) -> Vec<&'n str> {
+        let lacks = |name: &&str| {
+            let name = name.replace('-', "_");
+            !self.builtin.contains(&name) && !self.files.contains_key(&name)
+        };
+        names.iter().map(AsRef::as_ref).filter(lacks).collect()
     }
 
     /// The kernel's release, as `uname -r` will print it.
@@ -85,12 +106,21 @@ impl Available {
         fs::read(&path).with_context(|| format!("failed to read '{}'", path.display()))
     }
 
+    /// Takes the modules of a root file system: the named ones of a distribution's kernel, all of another.
+    pub(crate) fn select_for_root(&self, names: &[String]) -> anyhow::Result<Selection> {
+        if self.complete {
+            self.select(names)
+        } else {
+            self.select(&self.files.keys().cloned().collect::<Vec<_>>())
+        }
+    }
+
     /// Takes the named modules and all that they depend on. A name that is built in needs no file.
     pub(crate) fn select(&self, names: &[String]) -> anyhow::Result<Selection> {
         let mut modules: BTreeMap<String, Module> = BTreeMap::new();
         let mut queue: Vec<String> = names.iter().map(|name| name.replace('-', "_")).collect();
         if !self.complete {
-            queue.retain(|name| self.builtin.contains(name) || self.files.contains_key(name));
+            queue.retain(|name| self.missing(&[name]).is_empty());
         }
         while let Some(name) = queue.pop() {
             if modules.contains_key(&name) || self.builtin.contains(&name) {
@@ -132,7 +162,7 @@ fn find_modules(root: &Path, directory: &Path, found: &mut BTreeMap<String, Path
         let path = entry?.path();
         if path.is_dir() {
             find_modules(root, &path, found)?;
-        } else {
+        } else if path.to_string_lossy().contains(".ko") {
             let relative = path.strip_prefix(root).context("a module outside its tree")?;
             found.insert(module_name(relative), relative.to_owned());
         }
@@ -229,6 +259,44 @@ mod tests {
     fn module(path: &str, depends: &[&str]) -> Module {
         let info = Info { depends: depends.iter().map(|&name| name.to_owned()).collect(), ..Info::default() };
         Module { path: path.into(), bytes: Vec::new(), info }
+    }
+
+    /// A kernel package with modules that say nothing of themselves.
+    fn kernel(builtin: &[&str], modules: &[&str]) -> tempfile::TempDir {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = scratch.path().join("lib/modules/6.18");
+        fs::create_dir_all(directory.join("kernel/fs")).unwrap();
+        let list: String = builtin.iter().map(|name| format!("kernel/fs/{name}.ko\n")).collect();
+        fs::write(directory.join("modules.builtin"), list).unwrap();
+        let mut elf = vec![0; 64];
+        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        for name in modules {
+            fs::write(directory.join(format!("kernel/fs/{name}.ko")), &elf).unwrap();
+        }
+        scratch
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_mount_a_root_is_refused() {
+        let scratch = kernel(&["loop"], &["dm-verity"]);
+        let error = Available::scan(scratch.path(), false).unwrap_err().to_string();
+        assert!(error.contains("6.18 has no erofs, neither"), "{error}");
+        let scratch = kernel(&["loop"], &["dm-verity", "erofs"]);
+        Available::scan(scratch.path(), false).unwrap();
+    }
+
+    /// A driver that somebody configured as a module for their machine reaches it, whatever our lists say.
+    #[test]
+    fn of_a_kernel_made_for_a_machine_every_module_is_taken() {
+        let scratch = kernel(&["loop", "erofs"], &["dm-verity", "bcmgenet"]);
+        let names = ["erofs".to_owned(), "virtio_blk".to_owned()];
+        let own = Available::scan(scratch.path(), false).unwrap();
+        assert_eq!(own.select_for_root(&names).unwrap().len(), 2);
+        assert_eq!(own.select(&names).unwrap().len(), 0);
+        assert_eq!(own.missing(&names), ["virtio_blk"]);
+        let distribution = Available::scan(scratch.path(), true).unwrap();
+        let error = distribution.select_for_root(&names).unwrap_err().to_string();
+        assert!(error.contains("no module 'virtio_blk'"), "{error}");
     }
 
     #[test]

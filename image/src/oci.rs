@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::digest;
 use crate::libraries;
+use crate::target::Processor;
 
 const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -81,9 +82,12 @@ impl Image {
         );
         let binary =
             fs::read(&self.binary).with_context(|| format!("failed to read '{}'", self.binary.display()))?;
+        let processor = Processor::of_program(&binary)
+            .with_context(|| format!("'{}' cannot be in an image", self.binary.display()))?;
         let path = self.install_path()?;
         let layer = Blob { media_type: MEDIA_LAYER, bytes: layer(&path, &binary)? };
-        let config = Blob { media_type: MEDIA_CONFIG, bytes: encode(&self.config(&path, &layer))? };
+        let config =
+            Blob { media_type: MEDIA_CONFIG, bytes: encode(&self.config(&path, processor, &layer))? };
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": MEDIA_MANIFEST,
@@ -91,7 +95,7 @@ impl Image {
             "layers": [layer.descriptor()],
         });
         let manifest = Blob { media_type: MEDIA_MANIFEST, bytes: encode(&manifest)? };
-        Ok(layout(&encode(&self.index(&manifest))?, &[layer, config, manifest])?)
+        Ok(layout(&encode(&self.index(processor, &manifest))?, &[layer, config, manifest])?)
     }
 
     fn install_path(&self) -> anyhow::Result<String> {
@@ -103,11 +107,11 @@ impl Image {
         Ok(format!("/usr/bin/{}", name.to_string_lossy()))
     }
 
-    fn config(&self, path: &str, layer: &Blob) -> Value {
+    fn config(&self, path: &str, processor: Processor, layer: &Blob) -> Value {
         let ports: serde_json::Map<String, Value> =
             self.expose.iter().map(|port| (format!("{port}/tcp"), json!({}))).collect();
         json!({
-            "architecture": "amd64",
+            "architecture": processor.container_name(),
             "os": "linux",
             "config": {
                 "User": format!("{0}:{0}", self.user),
@@ -123,9 +127,9 @@ impl Image {
         })
     }
 
-    fn index(&self, manifest: &Blob) -> Value {
+    fn index(&self, processor: Processor, manifest: &Blob) -> Value {
         let mut descriptor = manifest.descriptor();
-        descriptor["platform"] = json!({ "architecture": "amd64", "os": "linux" });
+        descriptor["platform"] = json!({ "architecture": processor.container_name(), "os": "linux" });
         let tag = self.name.rsplit(':').next().unwrap_or_default();
         descriptor["annotations"] = json!({
             "io.containerd.image.name": self.name,
@@ -237,10 +241,29 @@ mod tests {
         assert_eq!(image.install_path().unwrap(), "/usr/bin/demo");
     }
 
+    /// A runtime refuses an image for another processor, and takes its word for which it is for.
+    #[test]
+    fn an_image_is_for_the_processor_of_its_program() {
+        let scratch = tempfile::tempdir().unwrap();
+        let binary = scratch.path().join("demo");
+        for (machine, name) in [(62, "amd64"), (183, "arm64")] {
+            let mut bytes = vec![0; 64];
+            bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+            bytes[18] = machine;
+            fs::write(&binary, bytes).unwrap();
+            let files = unpack(&Image { binary: binary.clone(), ..image() }.to_tar().unwrap());
+            let index: Value = serde_json::from_slice(&files["index.json"]).unwrap();
+            assert_eq!(index["manifests"][0]["platform"]["architecture"], name);
+            let blobs = files.values().filter_map(|bytes| serde_json::from_slice::<Value>(bytes).ok());
+            let config = blobs.into_iter().find(|blob| blob["rootfs"].is_object()).unwrap();
+            assert_eq!(config["architecture"], name);
+        }
+    }
+
     #[test]
     fn the_index_carries_the_name_for_the_importer() {
         let manifest = Blob { media_type: MEDIA_MANIFEST, bytes: b"{}".to_vec() };
-        let index = image().index(&manifest);
+        let index = image().index(Processor::X86_64, &manifest);
         let annotations = &index["manifests"][0]["annotations"];
         assert_eq!(annotations["io.containerd.image.name"], "localhost/skerry/demo:1");
         assert_eq!(annotations["org.opencontainers.image.ref.name"], "1");

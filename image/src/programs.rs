@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 
 use crate::libraries;
+use crate::source;
+use crate::target::Processor;
 
 /// Written beside the binaries when they are built, by `cargo tree --format '{p}|{l}'`.
 const CRATES: &str = "crates.txt";
@@ -34,8 +36,14 @@ pub(crate) struct Crate {
 // === impl Programs ===
 
 impl Programs {
-    /// Finds the programs in a directory, but takes those that are given by path from there. Checks that each is static.
-    pub(crate) fn find(directory: &Path, init: Option<&Path>, k3sd: Option<&Path>) -> anyhow::Result<Self> {
+    /// Finds the programs in a directory, but takes those that are given by path from there. Checks that
+    /// each is static and for the processor of the target.
+    pub(crate) fn find(
+        directory: &Path,
+        init: Option<&Path>,
+        k3sd: Option<&Path>,
+        processor: Processor,
+    ) -> anyhow::Result<Self> {
         let or = |path: Option<&Path>, name| path.map_or_else(|| directory.join(name), Path::to_owned);
         let programs = Self {
             init: or(init, "init"),
@@ -51,6 +59,15 @@ impl Programs {
                 path.display()
             );
             libraries::check_static(path)?;
+            let found = Processor::of_program(&source::read(path)?)
+                .with_context(|| format!("'{}' is of no use", path.display()))?;
+            ensure!(
+                found == processor,
+                "'{}' is for {}, the target for {}: build it for that, or let --binaries name other programs",
+                path.display(),
+                found.name(),
+                processor.name()
+            );
         }
         Ok(programs)
     }
@@ -113,7 +130,23 @@ mod tests {
     #[test]
     fn a_missing_program_is_named() {
         let scratch = tempfile::tempdir().unwrap();
-        let error = format!("{:#}", Programs::find(scratch.path(), None, None).err().unwrap());
+        let error =
+            format!("{:#}", Programs::find(scratch.path(), None, None, Processor::X86_64).err().unwrap());
         assert!(error.contains("/init'"), "{error}");
+    }
+
+    #[test]
+    fn a_program_for_another_processor_is_refused() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut bytes = vec![0; 64];
+        bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        bytes[18] = 62;
+        for name in ["init", "k3sd", "pause", "demo"] {
+            fs::write(scratch.path().join(name), &bytes).unwrap();
+        }
+        let find = |processor| Programs::find(scratch.path(), None, None, processor);
+        assert!(find(Processor::X86_64).is_ok());
+        let error = format!("{:#}", find(Processor::Arm64).err().unwrap());
+        assert!(error.contains("is for x86-64, the target for arm64"), "{error}");
     }
 }

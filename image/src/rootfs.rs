@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 
 use crate::libraries;
-use crate::manifest::{self, Manifest};
+use crate::manifest::Manifest;
 use crate::modules::{Available, Selection};
 use crate::oci::Image;
 use crate::programs::Programs;
@@ -44,8 +44,8 @@ pub(crate) fn fill(tree: &mut Tree, parts: &Parts<'_>) -> anyhow::Result<()> {
     lay_out(tree)?;
     add_files(tree, parts)?;
     add_programs(tree, parts.programs)?;
-    add_modules(tree, parts.kernel, &parts.manifest.kernel)?;
-    add_configuration(tree, &parts.manifest.kernel)
+    add_modules(tree, parts)?;
+    add_configuration(tree, parts)
 }
 
 /// The directories and links that every later step counts on.
@@ -142,8 +142,14 @@ fn add_programs(tree: &mut Tree, programs: &Programs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn add_modules(tree: &mut Tree, kernel: &Available, wanted: &manifest::Kernel) -> anyhow::Result<()> {
-    let selection = kernel.select(&wanted.root_modules())?;
+fn add_modules(tree: &mut Tree, parts: &Parts<'_>) -> anyhow::Result<()> {
+    let kernel = parts.kernel;
+    let wanted = parts.manifest.kernel.root_modules(parts.target);
+    let missing = kernel.missing(&wanted);
+    let selection = kernel.select_for_root(&wanted)?;
+    if !missing.is_empty() {
+        eprintln!("warning: kernel {} has no {}", kernel.release(), missing.join(", "));
+    }
     let directory = Path::new("/usr/lib/modules").join(kernel.release());
     for (path, bytes) in selection.files() {
         tree.file("kernel modules", &directory.join(path), bytes, Kind::Data)?;
@@ -165,8 +171,11 @@ pub(crate) fn module_indexes(
     Ok(files)
 }
 
-fn add_configuration(tree: &mut Tree, kernel: &manifest::Kernel) -> anyhow::Result<()> {
-    let modules = kernel.boot.modules.join("\n") + "\n";
+fn add_configuration(tree: &mut Tree, parts: &Parts<'_>) -> anyhow::Result<()> {
+    let mut modules = parts.manifest.kernel.boot.modules.clone();
+    let missing = parts.kernel.missing(&parts.manifest.kernel.boot.modules);
+    modules.retain(|name| !missing.contains(&name.as_str()));
+    let modules = modules.join("\n") + "\n";
     let component = "configuration";
     tree.file(component, Path::new("/usr/lib/modules-load.d/skerry.conf"), modules.as_bytes(), Kind::Data)?;
     MANIFESTS.iter().try_for_each(|(name, text)| {

@@ -6,6 +6,8 @@ use anyhow::Context;
 use disk::guid::Guid;
 use serde::Deserialize;
 
+use crate::elf;
+
 /// Name and description of each target.
 const TARGETS: [(&str, &str); 3] = [
     ("qemu-x86_64", include_str!("../targets/qemu-x86_64.toml")),
@@ -55,6 +57,12 @@ pub(crate) struct Libraries {
 pub(crate) struct Kernel {
     pub(crate) package: String,
     pub(crate) words: String,
+    /// Modules that find the root file system, beside those that every machine gets.
+    #[serde(default)]
+    pub(crate) initramfs_modules: Vec<String>,
+    /// Modules of the root file system, beside those.
+    #[serde(default)]
+    pub(crate) modules: Vec<String>,
 }
 
 /// How the machine comes to its kernel.
@@ -110,6 +118,31 @@ impl Target {
 // === impl Processor ===
 
 impl Processor {
+    const ALL: [Self; 2] = [Self::X86_64, Self::Arm64];
+
+    /// The one that a program is for.
+    pub(crate) fn of_program(bytes: &[u8]) -> anyhow::Result<Self> {
+        let machine = elf::machine(bytes)?;
+        let found = Self::ALL.into_iter().find(|processor| processor.machine() == machine);
+        found.with_context(|| format!("it is for a processor that no target has (ELF machine {machine})"))
+    }
+
+    /// As ELF files call it.
+    fn machine(self) -> u16 {
+        match self {
+            Self::X86_64 => 62,
+            Self::Arm64 => 183,
+        }
+    }
+
+    /// As container images call it.
+    pub(crate) fn container_name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
+
     /// Partition types of a root file system and of its hashes.
     pub(crate) fn root_types(self) -> (Guid, Guid) {
         match self {

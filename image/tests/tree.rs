@@ -15,6 +15,9 @@ const MKFS: &str = "while [ $# -gt 2 ]; do shift; done\n\
 /// Modules that a kernel has to have in one way or another.
 const NEEDED: [&str; 3] = ["erofs", "dm_verity", "loop"];
 
+/// Ends a module that only this machine has.
+const DRIVER: &[u8] = b"driver of the network port";
+
 const VERSION: &str = "6.18.40";
 
 /// The configurations of Buildroot, each with what it is for.
@@ -159,7 +162,7 @@ impl Built {
         let modules = self.path("target/lib/modules").join(VERSION);
         let builtin: String = NEEDED.iter().map(|name| format!("kernel/{name}.ko\n")).collect();
         write(&modules.join("modules.builtin"), builtin);
-        write(&modules.join("kernel/drivers/net/bcmgenet.ko"), module);
+        write(&modules.join("kernel/drivers/net/port.ko"), [module, DRIVER].concat());
     }
 
     fn configure_kernel(&self, settings: &BTreeMap<String, String>) {
@@ -213,6 +216,11 @@ fn what_every_configuration_builds_becomes_an_image() {
         for name in ["disk.img", "root.erofs", "image.lock", "sbom.cdx.json", "netboot/initramfs.img"] {
             assert!(built.path("images/skerry").join(name).is_file(), "{}: {name}", target.configuration);
         }
+        let root = fs::read(built.path("images/skerry/root.erofs")).unwrap();
+        let has = root.windows(DRIVER.len()).any(|bytes| bytes == DRIVER);
+        assert!(has, "{}: no list of ours names the driver, but it was configured", target.configuration);
+        let report = text(&output);
+        assert!(report.contains("kernel 6.18.40 has no virtio_blk, "), "{report}");
     }
 }
 
