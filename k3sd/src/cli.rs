@@ -110,6 +110,10 @@ pub(crate) struct ServerFlags {
     #[arg(long, value_name = "FILE", env = "K3S_AGENT_TOKEN_FILE", help_heading = "Cluster")]
     pub(crate) agent_token_file: Option<PathBuf>,
 
+    /// Setting of the API server, KEY=VALUE; repeatable. Acted on: audit-policy-file, audit-log-path, audit-log-maxage,
+    /// audit-log-maxbackup, audit-log-maxsize
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Components")]
+    pub(crate) kube_apiserver_arg: Vec<String>,
     /// Packaged manifests not to deploy, by file name without ending; repeatable, commas allowed
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Components")]
     pub(crate) disable: Vec<String>,

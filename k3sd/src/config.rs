@@ -1,6 +1,7 @@
 //! What the flags mean together: parsed, defaulted and checked, with every mistake reported in one go.
 
 pub(crate) mod agent;
+mod apiserver_arg;
 pub(crate) mod node;
 pub(crate) mod server;
 

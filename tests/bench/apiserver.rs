@@ -72,6 +72,7 @@ fn config() -> Result<Config, Error> {
         serving: identity.clone(),
         kubelet_client: identity,
         kubelet_ca: vec![certificate.der().clone()],
+        audit: None,
     })
 }
 

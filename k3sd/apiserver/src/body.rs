@@ -1,5 +1,6 @@
 //! What responses are made of: whole documents, lists of shared chunks, and endless streams.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
@@ -9,6 +10,8 @@ use bytes::Bytes;
 use futures::Stream;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+pub(crate) mod gather;
+
 /// A boxed error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -16,7 +19,11 @@ type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>;
 
 /// A response body.
 #[derive(Default)]
-pub struct Body(Kind);
+pub struct Body {
+    kind: Kind,
+    /// Dropped with the body.
+    _end: Option<Box<dyn Any + Send>>,
+}
 
 #[derive(Default)]
 enum Kind {
@@ -40,12 +47,29 @@ impl Body {
     pub fn chunks(chunks: impl Into<VecDeque<Bytes>>) -> Self {
         let chunks = chunks.into();
         let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        Self(Kind::Known { chunks, left })
+        Kind::Known { chunks, left }.into()
     }
 
     /// Chunks as they come.
     pub fn stream(stream: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static) -> Self {
-        Self(Kind::Stream(Box::pin(stream)))
+        Kind::Stream(Box::pin(stream)).into()
+    }
+
+    /// The same body, and something to drop when it has been sent or given up.
+    pub(crate) fn followed_by(self, end: impl Send + 'static) -> Self {
+        Self { _end: Some(Box::new(end)), ..self }
+    }
+
+    /// All of it, if it is known and there is any. Copies it.
+    pub(crate) fn known(&self) -> Option<Vec<u8>> {
+        let Kind::Known { chunks, .. } = &self.kind else { return None };
+        Some(chunks.iter().flatten().copied().collect())
+    }
+}
+
+impl From<Kind> for Body {
+    fn from(kind: Kind) -> Self {
+        Self { kind, _end: None }
     }
 }
 
@@ -69,7 +93,7 @@ impl From<String> for Body {
 
 impl From<hyper::body::Incoming> for Body {
     fn from(incoming: hyper::body::Incoming) -> Self {
-        Self(Kind::Incoming(incoming))
+        Kind::Incoming(incoming).into()
     }
 }
 
@@ -81,7 +105,7 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Empty => Poll::Ready(None),
             Kind::Known { chunks, left } => Poll::Ready(chunks.pop_front().map(|chunk| {
                 *left -= chunk.len() as u64;
@@ -97,7 +121,7 @@ impl HttpBody for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Empty => true,
             Kind::Known { chunks, .. } => chunks.is_empty(),
             Kind::Stream(_) => false,
@@ -106,7 +130,7 @@ impl HttpBody for Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Known { left, .. } => SizeHint::with_exact(*left),
             Kind::Stream(_) => SizeHint::default(),

@@ -40,6 +40,9 @@ pub struct Config {
     pub kubelet_client: Identity,
     /// Certificates that kubelets' serving certificates must chain to.
     pub kubelet_ca: Vec<CertificateDer<'static>>,
+
+    /// Record requests, as a policy says.
+    pub audit: Option<crate::audit::Settings>,
 }
 
 /// A certificate chain, leaf first, and its key.

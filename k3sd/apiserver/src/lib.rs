@@ -10,11 +10,12 @@
 //!
 //! # Current limitations
 //!
-//! Server-side apply, CRDs, webhooks, quota and audit are not here yet. One server owns a
+//! CRDs and webhooks are not here yet. One server owns a
 //! datastore: service addresses and node ports are allocated in its memory.
 
 mod admission;
 pub mod allocator;
+pub mod audit;
 mod authn;
 mod authz;
 mod body;

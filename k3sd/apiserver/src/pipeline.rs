@@ -1,7 +1,7 @@
 //! The one way through the server, for every request over every transport:
 //!
 //! ```text
-//! extra routes ─ authentication ─ authorization ─ verb (decode ─ defaults ─ admission ─ validation ─ store ─ encode)
+//! extra routes ─ authentication ─ audit ─ authorization ─ verb (decode ─ defaults ─ admission ─ validation ─ store ─ encode)
 //! ```
 //!
 //! Everything up to the verb happens here; each verb is a file below `verbs/`.
@@ -20,6 +20,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 use tracing::{debug, info, trace};
 
+use crate::audit::Trail;
 use crate::authn::{self, Peer};
 use crate::body::BoxError;
 use crate::registry::Entry;
@@ -52,12 +53,20 @@ pub(crate) struct Call {
     pub upgrade: Option<OnUpgrade>,
     /// In a mutex only to make the call `Sync`: the one reader has it exclusively.
     pub body: Mutex<UnsyncBoxBody<Bytes, BoxError>>,
+    /// The audit log's record of it.
+    pub trail: Option<Trail>,
 }
 
 impl Call {
     /// The whole body.
     pub(crate) async fn read_body(&mut self) -> Result<Bytes, Status> {
-        read(self.take_body()).await
+        let body = read(self.take_body()).await?;
+        if let Some(trail) = &self.trail {
+            let resource = &self.entry.resource;
+            let media_type = negotiate::content_type(&self.headers);
+            trail.saw_request(&body, &media_type, (&resource.api_version(), &resource.kind));
+        }
+        Ok(body)
     }
 
     /// The body, unread.
@@ -159,9 +168,27 @@ pub(crate) async fn handle(shared: Arc<Shared>, peer: Peer, request: ApiRequest)
     let known = shared.registry.tables().find(&info.group, &info.version, &info.resource).is_some();
     let labels = (info.verb, if known { info.resource.clone() } else { String::new() });
     let log = RequestLog { started, verb: info.verb, target: parts.uri.clone() };
-    let response = match answer(&shared, &peer, parts, body, info, query).await {
-        Ok(response) => response,
-        Err(status) => respond::status_in(errors, &status),
+    let user = authn::authenticate(&peer, &parts.headers, &shared.tokens, &shared.registry);
+    let audit = shared.audit.as_ref();
+    let trail = audit.and_then(|audit| audit.begin(&parts, &info, &peer, user.as_ref().ok()));
+    let response = match user {
+        Ok(user) => {
+            let request = Received { parts, body, info, query, trail: trail.clone() };
+            let answer = answer(&shared, &peer, user, request).await;
+            let response = answer.unwrap_or_else(|status| {
+                trail.iter().for_each(|trail| trail.failed(&status));
+                respond::status_in(errors, &status)
+            });
+            match trail {
+                Some(trail) => trail.finish(response),
+                None => response,
+            }
+        }
+        Err(status) => {
+            let mut response = respond::status_in(errors, &status);
+            trail.iter().for_each(|trail| trail.unauthenticated(&mut response));
+            response
+        }
     };
     shared.metrics.record(labels.0, &labels.1, response.status().as_u16(), started.elapsed());
     log.write(&peer, response.status());
@@ -195,26 +222,49 @@ fn permit<'a>(
     user: &UserInfo,
     info: &RequestInfo,
 ) -> Result<Option<SemaphorePermit<'a>>, Status> {
-    let streams = info.verb == "watch"
-        || matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy");
-    if streams || matches!(peer, Peer::Trusted(_)) || user.in_group(MASTERS) {
+    if info.is_long_running() || matches!(peer, Peer::Trusted(_)) || user.in_group(MASTERS) {
         return Ok(None);
     }
     let refused = |_| Status::too_many_requests("Too many requests, please try again later.", 1);
     shared.in_flight.try_acquire().map(Some).map_err(refused)
 }
 
-async fn answer(
-    shared: &Arc<Shared>,
-    peer: &Peer,
-    mut parts: Parts,
+/// A request as it came, and what has been found out of it.
+struct Received {
+    parts: Parts,
     body: UnsyncBoxBody<Bytes, BoxError>,
     info: RequestInfo,
     query: Query,
+    trail: Option<Trail>,
+}
+
+/// Who the request is answered for, if they may have what it asks for.
+async fn allowed(
+    shared: &Arc<Shared>,
+    user: UserInfo,
+    headers: &HeaderMap,
+    (info, query): (&RequestInfo, &Query),
+    trail: Option<&Trail>,
+) -> Result<UserInfo, Status> {
+    let acting = authz::impersonate(shared, user.clone(), headers)?;
+    let decision = authz::authorize_request(shared, &acting, info, query).await;
+    if let Some(trail) = trail {
+        if acting != user {
+            trail.acts_as(&acting);
+        }
+        trail.decided(decision.is_ok());
+    }
+    decision.map(|()| acting)
+}
+
+async fn answer(
+    shared: &Arc<Shared>,
+    peer: &Peer,
+    user: UserInfo,
+    request: Received,
 ) -> Result<Response, Status> {
-    let user = authn::authenticate(peer, &parts.headers, &shared.tokens, &shared.registry)?;
-    let user = authz::impersonate(shared, user, &parts.headers)?;
-    authz::authorize_request(shared, &user, &info, &query).await?;
+    let Received { mut parts, body, info, query, trail } = request;
+    let user = allowed(shared, user, &parts.headers, (&info, &query), trail.as_ref()).await?;
     let _permit = permit(shared, peer, &user, &info)?;
     trace!(verb = info.verb, path = info.path, user = user.name, "request allowed");
     if !info.is_resource {
@@ -235,6 +285,7 @@ async fn answer(
         target,
         upgrade,
         body: Mutex::new(body),
+        trail,
     };
     // Rules and bindings are enforced from the caches: once a change is answered, it holds for the next request.
     let enforced = call.entry.resource.group == authz::rbac::GROUP && !call.method.is_safe();

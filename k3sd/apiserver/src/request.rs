@@ -117,6 +117,12 @@ impl RequestInfo {
         }
     }
 
+    /// True for streams, that last as long as those at both ends want: watches, logs and connections to containers.
+    pub(crate) fn is_long_running(&self) -> bool {
+        self.verb == "watch"
+            || matches!(self.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+    }
+
     /// `metadata.name` given by a field selector or the path.
     pub(crate) fn has_name(&self) -> bool {
         !self.name.is_empty()

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::authn::Peer;
+use crate::body::gather::Gathered;
 use crate::pipeline;
 use crate::server::{ApiServer, Shared};
 use crate::tls;
@@ -103,7 +104,10 @@ async fn connection(
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
         let (shared, peer) = (shared.clone(), peer.clone());
-        async move { Ok::<_, std::convert::Infallible>(pipeline::handle(shared, peer, request).await) }
+        async move {
+            let response = pipeline::handle(shared, peer, request).await;
+            Ok::<_, std::convert::Infallible>(response.map(Gathered::new))
+        }
     });
     let stream = TokioIo::new(stream);
     // What TLS has agreed on: to find it out from the first bytes would have no time limit.

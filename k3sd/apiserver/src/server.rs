@@ -19,6 +19,7 @@ use tracing::Instrument;
 
 use crate::admission::Admission;
 use crate::allocator::Allocators;
+use crate::audit::Audit;
 use crate::authn::Peer;
 use crate::authn::token::{KeyError, Tokens};
 use crate::authz::node::Nodes;
@@ -70,6 +71,9 @@ pub enum StartError {
     /// The client CA cannot be used.
     #[error("failed to use the client certificate authority")]
     ClientCa(#[from] rustls::server::VerifierBuilderError),
+    /// Requests could not be recorded as configured.
+    #[error(transparent)]
+    Audit(#[from] crate::audit::Error),
     /// Objects that every cluster has could not be written.
     #[error("failed to write the cluster's own {what}")]
     Bootstrap {
@@ -95,6 +99,7 @@ pub(crate) struct Shared {
     pub kubelets: KubeletTransport,
     pub metrics: Metrics,
     pub tls: Tls,
+    pub audit: Option<Arc<Audit>>,
     /// Requests from the network that may be answered at one time, streams aside.
     pub in_flight: Semaphore,
     /// Set when the caches can no longer follow the datastore.
@@ -128,6 +133,7 @@ impl ApiServer {
         let registry = Arc::new(Registry::builtin());
         let tokens = Tokens::new(&config)?;
         let tls = Tls::new(&config)?;
+        let audit = config.audit.as_ref().map(Audit::open).transpose()?.map(Arc::new);
         let kubelets = KubeletTransport::new(&config)?;
         let allocators = Allocators::new(&config.service_cidrs, config.node_port_range.clone());
         let allocators = Arc::new(allocators);
@@ -156,6 +162,7 @@ impl ApiServer {
             kubelets,
             metrics: Metrics::default(),
             tls,
+            audit,
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
             stale,
             extra: OnceLock::new(),

@@ -68,7 +68,6 @@ const SERVER: &[(&str, Takes)] = &[
     ("write-kubeconfig-group", Value),
     ("helm-job-image", Value),
     ("cluster-init", Switch),
-    ("kube-apiserver-arg", Value),
     ("etcd-arg", Value),
     ("kube-controller-manager-arg", Value),
     ("kube-controller-arg", Value),

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use network::agent::Backend;
 
 use super::node::{Identity, Node};
-use super::{Mistakes, data_dir, secret};
+use super::{Mistakes, apiserver_arg, data_dir, secret};
 use crate::cli::ServerFlags;
 
 const KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
@@ -43,6 +43,7 @@ pub(crate) struct Server {
     pub(crate) disabled_manifests: Vec<String>,
     pub(crate) disable_scheduler: bool,
     pub(crate) disable_kube_proxy: bool,
+    pub(crate) audit: Option<apiserver::audit::Settings>,
     pub(crate) identity: Identity,
     /// `None` with `--disable-agent`.
     pub(crate) node: Option<Node>,
@@ -79,6 +80,7 @@ impl Server {
             disabled_manifests: flags.disable,
             disable_scheduler: flags.disable_scheduler.unwrap_or_default(),
             disable_kube_proxy: flags.disable_kube_proxy.unwrap_or_default(),
+            audit: apiserver_arg::resolve(&flags.kube_apiserver_arg, mistakes, warnings).audit,
             identity,
             node,
         }

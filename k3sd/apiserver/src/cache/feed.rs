@@ -15,6 +15,8 @@ use crate::registry::Registry;
 /// How long a read waits for a revision that the caches have not reached.
 const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
 const ROOT: &str = "/registry/";
+/// Objects read at a time when the caches are filled: what is read and what is kept of it are in memory together.
+const PAGE: usize = 1000;
 
 /// A cache to add while the feed runs, and where to say that it is filled.
 type Addition = (Arc<Cache>, oneshot::Sender<Result<(), datastore::Error>>);
@@ -76,16 +78,29 @@ pub(crate) async fn start(
     registry: Arc<Registry>,
     allocators: Arc<Allocators>,
 ) -> Result<(Feed, Feeder), datastore::Error> {
-    let page = datastore.list(ROOT, None, 0, None).await?;
-    let watch = datastore.watch(page.revision).await?;
-    registry.rewind(page.revision.0);
-    for item in &page.items {
-        if let Some((cache, _, key)) = registry.cache_of(&item.key) {
-            cache.fill(key, &item.value, item.mod_revision.0);
+    let mut page = datastore.list(ROOT, None, PAGE, None).await?;
+    let revision = page.revision;
+    let watch = datastore.watch(revision).await?;
+    registry.rewind(revision.0);
+    loop {
+        // The next page is read while this one is taken in.
+        let after = page.items.last().filter(|_| page.more).map(|item| item.key.clone());
+        let next = after.map(|after| {
+            let datastore = datastore.clone();
+            tokio::spawn(async move { datastore.list(ROOT, Some(&after), PAGE, Some(revision)).await })
+        });
+        for item in page.items {
+            if let Some((cache, _, key)) = registry.cache_of(&item.key) {
+                cache.fill(key, &item.value, item.mod_revision.0);
+            }
+        }
+        match next {
+            Some(next) => page = next.await.map_err(|_cancelled| datastore::Error::Closed)??,
+            None => break,
         }
     }
     allocators.adopt(&registry);
-    let (progress, seen) = watch::channel(page.revision.0);
+    let (progress, seen) = watch::channel(revision.0);
     // Sixteen registrations may wait; the next waits to be queued.
     let (sender, additions) = mpsc::channel(16);
     let feed = Feed { progress: seen, additions: sender };

@@ -44,6 +44,7 @@ impl World {
             serving: identity(),
             kubelet_client: identity(),
             kubelet_ca: Vec::new(),
+            audit: None,
         };
         Self {
             allocators: Allocators::new(&config.service_cidrs, config.node_port_range.clone()),

@@ -4,6 +4,7 @@
 //! as they come, with a bookmark every minute. The stream ends at its timeout, or when it is too slow.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use machinery::status::Status;
 use rand::Rng;
 use serde_json::{Value, json};
 use tokio::sync::watch::Receiver;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -57,7 +58,7 @@ pub(crate) async fn run(call: Call) -> Result<Response, Status> {
         accepted,
         query: call.query.clone(),
         prefix: call.cache_prefix(),
-        deadline: Instant::now() + timeout(&options),
+        deadline: Box::pin(tokio::time::sleep(timeout(&options))),
         bookmarks: bookmarks(),
         headers_sent: false,
         out: VecDeque::new(),
@@ -132,7 +133,7 @@ struct Watcher {
     options: ListOptions,
     /// `namespace/` or "".
     prefix: String,
-    deadline: Instant,
+    deadline: Pin<Box<Sleep>>,
     bookmarks: Interval,
     headers_sent: bool,
     /// Frames ready to go.
@@ -205,7 +206,7 @@ impl Watcher {
             }
             tokio::select! {
                 () = self.cancel.cancelled() => return None,
-                () = tokio::time::sleep_until(self.deadline) => return self.finish(),
+                () = self.deadline.as_mut() => return self.finish(),
                 changed = self.pulse.changed() => changed.ok()?,
                 _ = self.bookmarks.tick(), if self.options.bookmarks => self.mark(),
             }

@@ -93,6 +93,7 @@ pub(crate) fn config(ca: &Authority, port: u16) -> Config {
         serving: identity(ca, "kube-apiserver", None),
         kubelet_client: identity(ca, "system:apiserver", Some("system:masters")),
         kubelet_ca: vec![ca.der().clone()],
+        audit: None,
     }
 }
 
@@ -105,12 +106,19 @@ impl Server {
 
     /// Start over what an earlier server left in this directory.
     async fn start_in(dir: TempDir) -> Self {
+        Self::start_with(dir, |_| {}).await
+    }
+
+    /// Start in this directory, with something changed of the configuration.
+    pub(crate) async fn start_with(dir: TempDir, change: impl FnOnce(&mut Config)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let ca = authority();
         let store = Arc::new(Sqlite::open(&dir.path().join("state.db")).await.unwrap());
         let cancel = CancellationToken::new();
-        let api = ApiServer::start(config(&ca, address.port()), store.clone(), cancel.clone()).await.unwrap();
+        let mut config = config(&ca, address.port());
+        change(&mut config);
+        let api = ApiServer::start(config, store.clone(), cancel.clone()).await.unwrap();
         let mut tasks = JoinSet::new();
         let (served, stop) = (api.clone(), cancel.clone());
         tasks.spawn(async move { served.serve(listener, stop).await.unwrap() });

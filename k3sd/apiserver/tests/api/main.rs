@@ -3,6 +3,7 @@
 mod access;
 mod admission;
 mod apply;
+mod audit;
 mod bad_input;
 mod clients;
 mod every_kind;

@@ -211,5 +211,6 @@ fn config(directory: &std::path::Path) -> Config {
         serving: identity(&pki.serving),
         kubelet_client: identity(&pki.kubelet_client),
         kubelet_ca: certificates_from_file(&pki.server_ca).unwrap(),
+        audit: None,
     }
 }
