@@ -50,6 +50,10 @@ test-end-to-end *arguments: image
     export KUBECTL
     cargo test --locked -p tests {{ arguments }}
 
+# Measures: `boot build/image`, `server K3SD DIRECTORY`, `apiserver DIRECTORY`, `datastore DIRECTORY`. The head of each file in tests/bench says what.
+bench which *arguments: setup
+    cargo run --locked --release -p tests --example bench-{{ which }} -- {{ arguments }}
+
 # Runs `k3sd server` on this host, as root, in namespaces of its own, until Ctrl-C. Arguments go to k3sd.
 node *arguments: build
     #!/usr/bin/env bash
