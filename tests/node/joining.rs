@@ -41,13 +41,19 @@ spec:
 "#;
 
 /// A bridge in a namespace of its own, and the host's way to it. Nothing is forwarded by the host itself, whose firewall may forbid it.
-struct Lan;
+struct Lan {
+    /// There is one such network on a host at a time.
+    _lock: fs::File,
+}
 
 impl Lan {
     const NAME: &str = "skerry-lan";
 
     fn new() -> Self {
-        let lan = Self;
+        let lock = fs::File::create(std::env::temp_dir().join("skerry-lan.lock")).unwrap();
+        lock.lock().unwrap();
+        let lan = Self { _lock: lock };
+        // What an earlier run left when it was killed.
         lan.remove();
         for command in [
             "netns add skerry-lan",

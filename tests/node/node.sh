@@ -39,13 +39,16 @@ for index in $(seq 0 63); do
 done
 host_ip=100.127.255.$((index * 4 + 1)) node_ip=100.127.255.$((index * 4 + 2)) prefix=30
 if [[ -n $lan ]]; then host_ip=100.127.254.1 node_ip=$address prefix=24; fi
+pod_groups() { find /sys/fs/cgroup -depth -type d -path '*/kubepods*' 2>/dev/null || true; }
+# Another kubelet's, which may run on this host.
+found_groups=$(pod_groups)
 cleanup() {
     # k3sd leaves pods running, and the end of the namespace has killed them: their control groups are empty.
     for pod in "$state"/kubelet/pods/*; do
         find /sys/fs/cgroup -depth -type d -path "*${pod##*/}*" -exec rmdir {} + 2>/dev/null || true
     done
-    # The groups above them go, too, unless somebody else uses them.
-    find /sys/fs/cgroup -depth -type d -path '*/kubepods*' -exec rmdir {} + 2>/dev/null || true
+    # The groups above them go, too, unless they were there before or somebody else uses them.
+    pod_groups | grep -vxF "$found_groups" | tr '\n' '\0' | xargs -0r rmdir 2>/dev/null || true
     ip netns del "$net" 2>/dev/null || true
     ip link del "$net" 2>/dev/null || true
 }

@@ -1,6 +1,6 @@
 //! Ports, VLANs, bonds and bridges as a configuration asks, and IPv6 as a router says.
 
-use qemu::{Lan, State};
+use qemu::{Lan, Start, State};
 use tests::machine::{boot, machine};
 
 /// Two cards: eth0 leads to the host, whose router gives IPv4 by DHCP and IPv6 by advertisement, and eth1 to nobody.
@@ -51,12 +51,12 @@ async fn links_are_found_renamed_made_and_stacked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_port_asks_for_an_address_and_none_holds_the_boot_up() {
+async fn every_port_asks_for_an_address_and_none_holds_up_a_boot_into_memory() {
     // The second card has a carrier and no server.
     let lan = Lan::free(1).unwrap();
-    let mut vm = boot(machine().lan(lan).state(State::None)).await;
+    let mut vm = boot(machine().start(Start::Netboot).lan(lan).state(State::None)).await;
     vm.line("skerry: network ready eth0 10.0.2.15/24").await;
-    vm.line("skerry: service k3sd starting").await;
+    vm.ready().await;
     let told = vm.line("no DHCP server answers on eth1").await;
     assert!(told.contains("check the cable"), "{told}");
     vm.power_off().await;
