@@ -36,4 +36,6 @@ output="$directory/$target"
 mkdir -p "$output"
 echo "buildroot: building in $output"
 make -C "$source_tree" O="$output" BR2_EXTERNAL="$here" BR2_DL_DIR="${BR2_DL_DIR:-$directory/dl}" "skerry_${target}_defconfig"
+# For the image's bill of materials: one line, whatever make has to say before and after it.
+make -s -C "$output" show-info | grep '^{' >"$output/packages.json"
 make -C "$output" "$@"

@@ -16,6 +16,8 @@ raspberrypi*)
 *) boot="$images/efi-part" ;;
 esac
 "$board/check-kernel.sh" "$BR2_CONFIG" "$BUILD_DIR"
+# What the tree is made from, for the bill of materials; build.sh asks for it.
+packages="$(dirname "$BR2_CONFIG")/packages.json"
 exec "$HOST_DIR/bin/image" build --target "$target" --tree "$TARGET_DIR" --kernel "$kernel" --boot-files "$boot" \
 	--init "$TARGET_DIR/usr/sbin/init" --k3sd "$TARGET_DIR/usr/bin/k3sd" --binaries "$images/programs" \
-	--mkfs "$HOST_DIR/bin/mkfs.erofs" --out "$images/skerry"
+	--mkfs "$HOST_DIR/bin/mkfs.erofs" --packages "$packages" --out "$images/skerry"

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
+use crate::digest;
 use crate::identity::VERSION;
 use crate::source::{self, Source};
 use crate::target::{Boot, Target};
@@ -42,6 +43,8 @@ impl Slot {
 #[derive(Debug)]
 pub(crate) struct Files {
     files: disk::fat::Files,
+    /// Of those, the ones that were given: path and SHA-256.
+    given: Vec<(String, String)>,
     loader: Option<PathBuf>,
 }
 
@@ -54,6 +57,7 @@ impl Files {
         if let Some(directory) = given {
             collect(directory, "", &mut files)?;
         }
+        let given = files.iter().map(|(path, bytes)| (path.clone(), digest::of_bytes(bytes))).collect();
         let has = |wanted: &str| files.keys().any(|path| path.eq_ignore_ascii_case(wanted));
         let mut loader = None;
         match &target.boot {
@@ -73,7 +77,12 @@ impl Files {
             ),
         }
         files.insert("config.toml.example".into(), CONFIGURATION_EXAMPLE.into());
-        Ok(Self { files, loader })
+        Ok(Self { files, given, loader })
+    }
+
+    /// Path and SHA-256 of the files that were given, sorted.
+    pub(crate) fn given(&self) -> &[(String, String)] {
+        &self.given
     }
 
     /// The loader's program on the host, when it is not one of the files that were given.

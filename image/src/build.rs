@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Args;
-use disk::guid::Guid;
 use disk::verity::{self, RootHash};
 
 use crate::apt::{Archive, Package};
 use crate::boot::{self, Slot};
+use crate::buildroot::{self, Built};
 use crate::cache::Cache;
+use crate::components;
 use crate::digest;
 use crate::erofs;
 use crate::identity::{Identity, VERSION};
@@ -82,6 +83,9 @@ pub(crate) struct Options {
     /// Put the files of this directory onto BOOT: a board's firmware, or a UEFI loader instead of Debian's
     #[arg(long, value_name = "DIRECTORY")]
     boot_files: Option<PathBuf>,
+    /// What the tree was made from, as Buildroot's `make show-info` prints it
+    #[arg(long, value_name = "FILE", requires = "tree")]
+    packages: Option<PathBuf>,
     /// Add a shell for looking around. Not for production
     #[arg(long)]
     debug: bool,
@@ -137,22 +141,25 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if let Some(loader) = boot.loader() {
         tree.came_from(loader.to_owned());
     }
+    let built = options.packages.as_deref().map(buildroot::read).transpose()?.unwrap_or_default();
     let packages = source.packages_of(tree.origins());
-    let identity = identify(&tree, &parts, &packages);
-    let sbom = describe_content(&identity, &packages, &programs)?;
+    let identity = identify(&tree, &parts, &boot, versions(&packages, &built));
+    let sbom = describe_content(&identity, &packages, &built, &programs)?;
     add_descriptions(&mut tree, &identity, &sbom)?;
 
     let mut artifacts = Artifacts { out: &options.out, names: Vec::new() };
     let kernel_bytes = source::read(&kernel_image)?;
     artifacts.write(output::KERNEL, &kernel_bytes)?;
+    let compression = if options.small { erofs::SMALL } else { erofs::QUICK };
     let root = artifacts.make(output::ROOT, |partial| {
-        erofs::write(&mkfs, tree.root(), partial, if options.small { erofs::SMALL } else { erofs::QUICK })
+        erofs::write(&mkfs, tree.root(), partial, compression, identity.id("root"))
     })?;
     partitions::check_size(&target.partitions, &root)?;
     let root_hash = artifacts.add_hashes(&root, &identity)?;
     let initramfs = make_initramfs(&parts, &root_hash)?;
     artifacts.write(output::INITRAMFS, &initramfs)?;
     artifacts.add_netboot(&target, &kernel_bytes, &initramfs, &root)?;
+    let boot_files = boot.given().to_vec();
     let boot = boot.with_system(&target, Slot::A, kernel_bytes, initramfs);
     let content = partitions::Content {
         target: &target,
@@ -165,10 +172,32 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     artifacts.make(output::DISK, |partial| partitions::write(&content, partial))?;
     artifacts.write(sbom::FILE, &sbom)?;
 
-    let used = packages.iter().map(|(package, _)| *package).chain(&mkfs.packages).collect();
-    let lock = artifacts.lock(&identity, root_hash, &programs, used)?;
+    let mut used: Vec<&Package> =
+        packages.iter().map(|(package, _)| *package).chain(&mkfs.packages).collect();
+    used.sort();
+    used.dedup();
+    let lock = Lock {
+        version: Lock::VERSION,
+        target: identity.target.name.clone(),
+        release: VERSION.to_owned(),
+        build: identity.build.clone(),
+        debug: identity.debug,
+        origin: source.origin(),
+        compression: compression.name().to_owned(),
+        kernel: identity.kernel.to_owned(),
+        root_hash: root_hash.to_string(),
+        outputs: artifacts.outputs()?,
+        components: components::of(&tree, &root)?,
+        programs: lock::Program::all(&programs)?,
+        boot_files: boot_files.into_iter().map(|(path, sha256)| lock::Program { path, sha256 }).collect(),
+        packages: used
+            .into_iter()
+            .map(lock::Package::from)
+            .chain(built.iter().map(lock::Package::from))
+            .collect(),
+    };
     lock.write(&options.out)?;
-    report(&tree, &lock);
+    report(&lock);
     eprintln!("built in {:.1} s", started.elapsed().as_secs_f64());
     Ok(())
 }
@@ -196,24 +225,33 @@ fn find_source(
     Source::debian(&archive, manifest, target, options.debug)
 }
 
+/// Name and version of each package.
+fn versions<'a>(packages: &[(&'a Package, &Path)], built: &'a [Built]) -> Vec<(&'a str, &'a str)> {
+    let debian = packages.iter().map(|(package, _)| (&*package.name, &*package.version));
+    debian.chain(built.iter().map(|built| (&*built.name, &*built.version))).collect()
+}
+
 /// The build is named after what is in it, so the same content has the same name wherever it is built.
-fn identify<'a>(tree: &Tree, parts: &Parts<'a>, packages: &[(&'a Package, &Path)]) -> Identity<'a> {
+fn identify<'a>(
+    tree: &Tree,
+    parts: &Parts<'a>,
+    boot: &boot::Files,
+    packages: Vec<(&'a str, &'a str)>,
+) -> Identity<'a> {
     let release = parts.kernel.release();
-    let text = format!("{} {release} {} {}", parts.target.name, parts.debug, tree.digest());
+    let mut text = format!("{} {release} {} {}", parts.target.name, parts.debug, tree.digest());
+    for (path, digest) in boot.given() {
+        text.push_str(&format!("\n{path} {digest}"));
+    }
     let mut build = digest::of_bytes(text.as_bytes());
     build.truncate(BUILD_DIGITS);
-    Identity {
-        target: parts.target,
-        build,
-        debug: parts.debug,
-        kernel: release,
-        packages: packages.iter().map(|(package, _)| (&*package.name, &*package.version)).collect(),
-    }
+    Identity { target: parts.target, build, debug: parts.debug, kernel: release, packages }
 }
 
 fn describe_content(
     identity: &Identity<'_>,
     packages: &[(&Package, &Path)],
+    built: &[Built],
     programs: &Programs,
 ) -> anyhow::Result<Vec<u8>> {
     if programs.crates.is_none() {
@@ -221,7 +259,7 @@ fn describe_content(
             "warning: no crates.txt beside the binaries (`./just build` writes it): the SBOM lacks their crates"
         );
     }
-    sbom::write(identity, packages, programs.crates.as_deref().unwrap_or_default())
+    sbom::write(identity, packages, built, programs.crates.as_deref().unwrap_or_default())
 }
 
 fn add_descriptions(tree: &mut Tree, identity: &Identity<'_>, sbom: &[u8]) -> anyhow::Result<()> {
@@ -278,8 +316,7 @@ impl Artifacts<'_> {
     fn add_hashes(&mut self, root: &Path, identity: &Identity<'_>) -> anyhow::Result<RootHash> {
         let mut data =
             fs::File::open(root).with_context(|| format!("failed to open '{}'", root.display()))?;
-        let id = Guid::from_content(&[b"verity", identity.target.name.as_bytes(), identity.build.as_bytes()]);
-        let tree = verity::build(&mut data, id, VERITY_SALT)
+        let tree = verity::build(&mut data, identity.id("verity"), VERITY_SALT)
             .with_context(|| format!("failed to hash '{}'", root.display()))?;
         self.write(output::VERITY, &tree.bytes)?;
         self.write(output::ROOT_HASH, format!("{}\n", tree.root).as_bytes())?;
@@ -309,55 +346,28 @@ impl Artifacts<'_> {
         Ok(())
     }
 
-    fn lock(
-        &self,
-        identity: &Identity<'_>,
-        root_hash: RootHash,
-        programs: &Programs,
-        mut packages: Vec<&Package>,
-    ) -> anyhow::Result<Lock> {
-        packages.sort();
-        packages.dedup();
-        let digest = |path: &Path| {
-            digest::of_file(path).with_context(|| format!("failed to read '{}'", path.display()))
-        };
-        let outputs = self.names.iter().map(|name| {
+    /// What was written, with the digest of each file.
+    fn outputs(&self) -> anyhow::Result<Vec<lock::Output>> {
+        let describe = |name: &String| {
             let path = self.out.join(name);
-            let bytes = fs::metadata(&path)?.len();
-            Ok(lock::Output { name: name.clone(), bytes, sha256: digest(&path)? })
-        });
-        let programs = programs.all().into_iter().map(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            Ok(lock::Program { path: name, sha256: digest(path)? })
-        });
-        Ok(Lock {
-            version: Lock::VERSION,
-            target: identity.target.name.clone(),
-            release: VERSION.to_owned(),
-            build: identity.build.clone(),
-            debug: identity.debug,
-            kernel: identity.kernel.to_owned(),
-            root_hash: root_hash.to_string(),
-            outputs: outputs.collect::<anyhow::Result<_>>()?,
-            programs: programs.collect::<anyhow::Result<_>>()?,
-            packages: packages.into_iter().map(lock::Debian::from).collect(),
-        })
+            let failed = || format!("failed to read '{}'", path.display());
+            let bytes = fs::metadata(&path).with_context(failed)?.len();
+            let sha256 = digest::of_file(&path).with_context(failed)?;
+            Ok(lock::Output { name: name.clone(), bytes, sha256 })
+        };
+        self.names.iter().map(describe).collect()
     }
 }
 
 /// Prints where the bytes are.
-fn report(tree: &Tree, lock: &Lock) {
+fn report(lock: &Lock) {
     let mut out = std::io::stdout().lock();
     // Nobody is left to tell when the output is closed.
-    let _ = write_report(&mut out, tree, lock);
+    let _ = write_report(&mut out, lock);
 }
 
-fn write_report(out: &mut impl Write, tree: &Tree, lock: &Lock) -> std::io::Result<()> {
-    writeln!(out, "{:<24}{:>12}", "in root.erofs", "bytes")?;
-    for (component, bytes) in tree.sizes() {
-        writeln!(out, "  {component:<22}{bytes:>12}")?;
-    }
-    writeln!(out, "  {:<22}{:>12}", "all", tree.sizes().values().sum::<u64>())?;
+fn write_report(out: &mut impl Write, lock: &Lock) -> std::io::Result<()> {
+    components::list(out, &lock.components)?;
     writeln!(out, "{:<24}{:>12}  sha256", "output", "bytes")?;
     for output in &lock.outputs {
         writeln!(out, "  {:<22}{:>12}  {}", output.name, output.bytes, output.sha256)?;

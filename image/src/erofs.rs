@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use disk::guid::Guid;
 
 use crate::tool::Tool;
 
@@ -10,9 +11,6 @@ pub(crate) mod read;
 
 /// The label that PID 1 looks for.
 pub(crate) const LABEL: &str = "skerry-root";
-
-/// Times, owners and identity are fixed so that the same tree gives the same bytes.
-const UUID: &str = "5be9b6c2-70f0-4f2b-9d5c-1f0f6f3e7a10";
 
 /// How hard to compress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +24,27 @@ pub(crate) const SMALL: Compression = Compression("zstd,9");
 /// Bytes that are compressed together.
 const CLUSTER_BYTES: u32 = 65536;
 
-/// Writes `tree` to `image`.
-pub(crate) fn write(mkfs: &Tool, tree: &Path, image: &Path, compression: Compression) -> anyhow::Result<()> {
+// === impl Compression ===
+
+impl Compression {
+    /// As mkfs.erofs calls it.
+    pub(crate) fn name(self) -> &'static str {
+        self.0
+    }
+}
+
+/// Writes `tree` to `image`. Times and owners are fixed, so that the same tree and identity give the same bytes.
+pub(crate) fn write(
+    mkfs: &Tool,
+    tree: &Path,
+    image: &Path,
+    compression: Compression,
+    id: Guid,
+) -> anyhow::Result<()> {
     let output = mkfs
         .command()
         .args([&format!("-z{}", compression.0), &format!("-C{CLUSTER_BYTES}")])
-        .args(["-T0", "--all-root", "-U", UUID, "-L", LABEL, "--quiet"])
+        .args(["-T0", "--all-root", "-U", &id.to_string(), "-L", LABEL, "--quiet"])
         .args([image, tree])
         .env("LC_ALL", "C")
         .output()

@@ -1,5 +1,7 @@
 //! What an image says of itself: os-release(5).
 
+use disk::guid::Guid;
+
 use crate::target::Target;
 
 /// Version of the whole workspace.
@@ -22,6 +24,11 @@ pub(crate) struct Identity<'a> {
 const NAMED: [&str; 4] = ["containerd", "crun", "runc", "nftables"];
 
 impl Identity<'_> {
+    /// An identifier for a part of the image. Another build has another, so that no two are taken for each other.
+    pub(crate) fn id(&self, part: &str) -> Guid {
+        Guid::from_content(&[part.as_bytes(), self.target.name.as_bytes(), self.build.as_bytes()])
+    }
+
     /// The text of os-release.
     pub(crate) fn os_release(&self) -> String {
         let (debug_name, variant) =

@@ -14,7 +14,7 @@ use disk::gpt;
 use crate::build::output;
 use crate::digest;
 use crate::erofs;
-use crate::lock::{Lock, Output};
+use crate::lock::{Lock, Origin, Output};
 
 mod archive;
 mod partitions;
@@ -64,6 +64,7 @@ fn look(out: &mut impl Write, path: &Path, biggest: usize) -> anyhow::Result<Vec
         erofs::read::Image::open(&mut file).with_context(|| format!("failed to read '{name}'"))?
     {
         root::describe(out, image, biggest).with_context(|| format!("failed to inspect '{name}'"))?;
+        root::list_components(out, path)?;
         return root::check_beside(out, path);
     }
     let mut start = [0; 6];
@@ -85,6 +86,11 @@ fn directory(out: &mut impl Write, path: &Path, biggest: usize) -> anyhow::Resul
     let lock = Lock::read(path)?;
     let debug = if lock.debug { ", debug" } else { "" };
     writeln!(out, "Skerry {} for {}{debug}, build {}", lock.release, lock.target, lock.build)?;
+    let origin = match lock.origin {
+        Origin::Debian => "Debian's packages",
+        Origin::Tree => "a tree",
+    };
+    writeln!(out, "from {origin}, compressed with {}", lock.compression)?;
     writeln!(out, "kernel {}", lock.kernel)?;
     writeln!(out, "root hash {}", lock.root_hash)?;
     let mut faults = Vec::new();
@@ -93,6 +99,9 @@ fn directory(out: &mut impl Write, path: &Path, biggest: usize) -> anyhow::Resul
         let verdict = fault.as_deref().unwrap_or("as built");
         writeln!(out, "{:<22}{:>12} bytes  {}  {verdict}", output.name, output.bytes, output.sha256)?;
         faults.extend(fault.map(|fault| format!("{}: {fault}", output.name)));
+    }
+    for file in &lock.boot_files {
+        writeln!(out, "boot file {} {}", file.path, file.sha256)?;
     }
     for program in &lock.programs {
         writeln!(out, "program {:<8}{}", program.path, program.sha256)?;

@@ -12,6 +12,7 @@
 //! | [`target`] | `targets/`: what differs between kinds of machines |
 //! | [`source`], [`programs`] | where files come from: Debian or a tree, and our own binaries |
 //! | [`rootfs`], [`tree`] | what the root file system consists of, as a directory |
+//! | [`buildroot`] | what a tree was made from |
 //! | [`libraries`], [`elf`] | which shared libraries the programs need |
 //! | [`modules`] | which kernel modules, and the indexes over them |
 //! | [`initramfs`], [`erofs`] | the two file system images |
@@ -21,11 +22,14 @@
 //! | [`oci`] | container images made from one static binary |
 //! | [`tool`], [`cache`] | programs of another release, and where downloads are kept |
 //! | [`lock`], [`inspect`] | `image.lock`: what went in, and whether the files still are what came out |
+//! | [`components`] | which parts of the root take how much room |
 
 mod apt;
 mod boot;
 mod build;
+mod buildroot;
 mod cache;
+mod components;
 mod digest;
 mod elf;
 mod erofs;

@@ -1,16 +1,16 @@
 //! What is in an image, for programs that look for known faults: CycloneDX 1.6, as JSON.
 //!
-//! Debian's packages and the crates of our own programs. Nothing in it depends on when or where it is made.
+//! Debian's packages or Buildroot's, and the crates of our own programs. Nothing in it depends on when or where it is made.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
-use disk::guid::Guid;
 use serde::Serialize;
 
 use crate::apt::Package;
+use crate::buildroot::Built;
 use crate::identity::{Identity, VERSION};
 use crate::programs::Crate;
 
@@ -52,6 +52,8 @@ struct Component {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     licenses: Vec<License>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    cpe: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     purl: Option<String>,
 }
 
@@ -82,22 +84,23 @@ struct Dependency {
     depends_on: Vec<String>,
 }
 
-/// Writes the list for an image: packages with the directory that each is unpacked in, and crates.
+/// Writes the list for an image: Debian's packages with the directory that each is unpacked in, Buildroot's, and crates.
 pub(crate) fn write(
     identity: &Identity<'_>,
     packages: &[(&Package, &Path)],
+    built: &[Built],
     crates: &[Crate],
 ) -> anyhow::Result<Vec<u8>> {
     let mut components = packages
         .iter()
         .map(|(package, directory)| debian(package, directory, &identity.target.debian_architecture))
         .collect::<anyhow::Result<Vec<_>>>()?;
+    components.extend(built.iter().map(buildroot));
     components.extend(crates.iter().map(cargo));
-    let serial = Guid::from_content(&[b"sbom", identity.target.name.as_bytes(), identity.build.as_bytes()]);
     let document = Document {
         bom_format: "CycloneDX",
         spec_version: "1.6",
-        serial_number: format!("urn:uuid:{serial}"),
+        serial_number: format!("urn:uuid:{}", identity.id("sbom")),
         version: 1,
         metadata: Metadata {
             component: Component {
@@ -108,6 +111,7 @@ pub(crate) fn write(
                 version: format!("{VERSION}+{}", identity.build),
                 hashes: Vec::new(),
                 licenses: vec![License::Expression(env!("CARGO_PKG_LICENSE").to_owned())],
+                cpe: None,
                 purl: None,
             },
         },
@@ -143,8 +147,25 @@ fn debian(package: &Package, directory: &Path, architecture: &str) -> anyhow::Re
         version: package.version.clone(),
         hashes: vec![Hash { alg: "SHA-256", content: package.sha256.clone() }],
         licenses,
+        cpe: None,
         purl: Some(purl),
     })
+}
+
+fn buildroot(built: &Built) -> Component {
+    let purl = format!("pkg:generic/{}@{}", percent(&built.name), percent(&built.version));
+    let licenses = Some(built.licenses.clone()).filter(|text| !text.is_empty());
+    Component {
+        kind: "library",
+        reference: purl.clone(),
+        supplier: None,
+        name: built.name.clone(),
+        version: built.version.clone(),
+        hashes: Vec::new(),
+        licenses: licenses.map(|name| License::Named { name }).into_iter().collect(),
+        cpe: built.cpe.clone(),
+        purl: Some(purl),
+    }
 }
 
 fn cargo(found: &Crate) -> Component {
@@ -160,6 +181,7 @@ fn cargo(found: &Crate) -> Component {
             .then(|| License::Expression(found.license.clone()))
             .into_iter()
             .collect(),
+        cpe: None,
         // A crate of this repository is in no registry.
         purl: (!found.own).then_some(purl),
     }
@@ -216,16 +238,25 @@ mod tests {
             license: "MIT OR Apache-2.0".into(),
             own: name == "k3sd",
         });
-        let text = write(&identity, &[(&package, scratch.path())], &crates).unwrap();
+        let built = Built {
+            name: "runc".into(),
+            version: "1.2.6".into(),
+            licenses: "Apache-2.0, GPL-2.0".into(),
+            cpe: Some("cpe:2.3:a:linuxfoundation:runc:1.2.6:*:*:*:*:*:*:*".into()),
+        };
+        let text = write(&identity, &[(&package, scratch.path())], &[built], &crates).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert_eq!((&json["bomFormat"], &json["specVersion"]), (&"CycloneDX".into(), &"1.6".into()));
         let components = json["components"].as_array().unwrap();
         assert_eq!(components[0]["purl"], "pkg:deb/debian/crun@1%3A1.21%2Bb1?arch=amd64");
         assert_eq!(components[0]["licenses"][1]["license"]["name"], "LGPL-2.1+");
-        assert_eq!(components[1]["licenses"][0]["expression"], "MIT OR Apache-2.0");
-        assert_eq!(components[1]["purl"], "pkg:cargo/serde@1.0.1");
-        assert!(components[2]["purl"].is_null(), "ours are in no registry");
-        assert_eq!(json["dependencies"][0]["dependsOn"].as_array().unwrap().len(), 3);
+        assert_eq!(components[1]["purl"], "pkg:generic/runc@1.2.6");
+        assert_eq!(components[1]["licenses"][0]["license"]["name"], "Apache-2.0, GPL-2.0");
+        assert!(components[1]["cpe"].as_str().unwrap().starts_with("cpe:2.3:a:linuxfoundation:runc:"));
+        assert_eq!(components[2]["licenses"][0]["expression"], "MIT OR Apache-2.0");
+        assert_eq!(components[2]["purl"], "pkg:cargo/serde@1.0.1");
+        assert!(components[3]["purl"].is_null(), "ours are in no registry");
+        assert_eq!(json["dependencies"][0]["dependsOn"].as_array().unwrap().len(), 4);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 
 use crate::apt::{Archive, Package};
+use crate::lock::Origin;
 use crate::manifest::Manifest;
 use crate::target::{Boot, Target};
 
@@ -68,6 +69,14 @@ impl Source {
         ensure!(root.join("usr").is_dir(), "'{}' is no root file system: it has no /usr", root.display());
         ensure!(kernel.is_file(), "there is no kernel '{}'", kernel.display());
         Ok(Self::Tree { root: root.to_owned(), kernel: kernel.to_owned() })
+    }
+
+    /// Which kind it is, for the lock.
+    pub(crate) fn origin(&self) -> Origin {
+        match self {
+            Self::Debian(_) => Origin::Debian,
+            Self::Tree { .. } => Origin::Tree,
+        }
     }
 
     /// A file or directory on the host, by the path it has in the image and the package that it is in.

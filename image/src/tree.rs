@@ -33,6 +33,8 @@ pub(crate) struct Tree {
     sizes: BTreeMap<String, u64>,
     /// One line for all that is in the tree, by path.
     content: BTreeMap<PathBuf, String>,
+    /// What each file belongs to.
+    components: BTreeMap<PathBuf, String>,
     /// Files on the host that something in the tree was taken from.
     origins: BTreeSet<PathBuf>,
 }
@@ -45,6 +47,7 @@ impl Tree {
             root: root.to_owned(),
             sizes: BTreeMap::new(),
             content: BTreeMap::new(),
+            components: BTreeMap::new(),
             origins: BTreeSet::new(),
         })
     }
@@ -57,6 +60,11 @@ impl Tree {
     /// Bytes by component.
     pub(crate) fn sizes(&self) -> &BTreeMap<String, u64> {
         &self.sizes
+    }
+
+    /// What a file of the tree belongs to.
+    pub(crate) fn component(&self, path: &Path) -> Option<&str> {
+        self.components.get(path).map(String::as_str)
     }
 
     /// Files on the host that something in the tree was taken from.
@@ -100,6 +108,7 @@ impl Tree {
         set_mode(&target, if kind == Kind::Program { MODE_PROGRAM } else { MODE_FILE })?;
         *self.sizes.entry(component.to_owned()).or_default() += bytes.len() as u64;
         self.content.insert(path.to_owned(), format!("{kind:?} {}", digest::of_bytes(bytes)));
+        self.components.insert(path.to_owned(), component.to_owned());
         Ok(())
     }
 

@@ -18,6 +18,10 @@ const NEEDED: [&str; 3] = ["erofs", "dm_verity", "loop"];
 /// Ends a module that only this machine has.
 const DRIVER: &[u8] = b"driver of the network port";
 
+/// What `make show-info` prints, in short.
+const PACKAGES: &str = r#"{"containerd": {"type": "target", "version": "2.0.5", "licenses": "Apache-2.0",
+    "install_target": true, "install_images": false}}"#;
+
 const VERSION: &str = "6.18.40";
 
 /// The configurations of Buildroot, each with what it is for.
@@ -155,6 +159,7 @@ impl Built {
             "BR2_LINUX_KERNEL_VERSION=\"{VERSION}\"\nBR2_LINUX_KERNEL_CONFIG_FRAGMENT_FILES=\"{fragments}\"\n"
         );
         write(&self.path(".config"), text);
+        write(&self.path("packages.json"), PACKAGES);
         self.configure_kernel(&target.kernel_configuration());
         write(&self.path("images/bzImage"), "kernel");
         write(&self.path("images/Image"), "kernel");
@@ -216,12 +221,38 @@ fn what_every_configuration_builds_becomes_an_image() {
         for name in ["disk.img", "root.erofs", "image.lock", "sbom.cdx.json", "netboot/initramfs.img"] {
             assert!(built.path("images/skerry").join(name).is_file(), "{}: {name}", target.configuration);
         }
+        let lock: toml::Table = read(&built.path("images/skerry/image.lock")).parse().unwrap();
+        assert_eq!(lock["origin"].as_str(), Some("tree"));
+        let started_by =
+            lock["boot-files"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap());
+        let name = target.starts.split_once('/').unwrap().1;
+        assert!(started_by.into_iter().any(|path| path == name), "{lock}");
+        let materials = read(&built.path("images/skerry/sbom.cdx.json"));
+        for address in ["pkg:generic/containerd@2.0.5", "pkg:cargo/serde@1.0.1"] {
+            assert!(materials.contains(address), "{address}: {materials}");
+        }
         let root = fs::read(built.path("images/skerry/root.erofs")).unwrap();
         let has = root.windows(DRIVER.len()).any(|bytes| bytes == DRIVER);
         assert!(has, "{}: no list of ours names the driver, but it was configured", target.configuration);
         let report = text(&output);
         assert!(report.contains("kernel 6.18.40 has no virtio_blk, "), "{report}");
     }
+}
+
+#[test]
+fn another_loader_makes_another_build() {
+    let target = &TARGETS[0];
+    let built = Built::new(target);
+    let build = || {
+        let output = built.post_image();
+        assert!(output.status.success(), "{}", text(&output));
+        let lock: toml::Table = read(&built.path("images/skerry/image.lock")).parse().unwrap();
+        lock["build"].as_str().unwrap().to_owned()
+    };
+    let first = build();
+    assert_eq!(first, build());
+    write(&built.path("images").join(target.starts), "another");
+    assert_ne!(first, build());
 }
 
 #[test]

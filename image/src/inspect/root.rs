@@ -9,7 +9,9 @@ use disk::verity::{self, RootHash};
 
 use super::{Sized, list_biggest};
 use crate::build::output;
+use crate::components;
 use crate::erofs::read::Image;
+use crate::lock::Lock;
 
 /// Prints what a root file system is and has.
 pub(super) fn describe<D: Read + Seek>(
@@ -31,6 +33,15 @@ pub(super) fn describe<D: Read + Seek>(
         .map(|file| Sized { path: file.path, bytes: file.bytes, stored: Some(file.stored) })
         .collect();
     Ok(list_biggest(out, files, biggest)?)
+}
+
+/// Prints how much of a root file system belongs to what, if the lock of its build lies beside it.
+pub(super) fn list_components(out: &mut impl Write, root: &Path) -> anyhow::Result<()> {
+    let directory = root.parent().unwrap_or(Path::new(""));
+    if !directory.join(Lock::FILE).is_file() {
+        return Ok(());
+    }
+    Ok(components::list(out, &Lock::read(directory)?.components)?)
 }
 
 /// Checks a root file system against the hashes that lie beside it, if some do. Returns what is wrong.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::initramfs::Initramfs;
+use crate::lock::Component;
 
 fn look_at(path: &Path) -> (String, anyhow::Result<Vec<String>>) {
     let mut out = Vec::new();
@@ -33,10 +34,14 @@ fn lock() -> Lock {
         release: "0.1.0".into(),
         build: "b".into(),
         debug: false,
+        origin: Origin::Debian,
+        compression: "zstd,3".into(),
         kernel: "6.12".into(),
         root_hash: "00".into(),
         outputs: vec![Output { name: "x".into(), bytes: 3, sha256: "ab".into() }],
+        components: Vec::new(),
         programs: Vec::new(),
+        boot_files: Vec::new(),
         packages: Vec::new(),
     }
 }
@@ -93,4 +98,26 @@ fn a_file_of_another_kind_and_no_file_are_named() {
     assert!(error.contains("vmlinuz' is nothing that can be inspected"), "{error}");
     let error = look_at(&scratch.path().join("none")).1.unwrap_err().to_string();
     assert!(error.contains("failed to open"), "{error}");
+}
+
+#[test]
+fn parts_of_a_root_are_listed_from_the_lock_beside_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    let components = vec![
+        Component { name: "containerd".into(), bytes: 50, stored: Some(20) },
+        Component { name: "k3sd".into(), bytes: 30, stored: Some(10) },
+    ];
+    Lock { components, ..lock() }.write(scratch.path()).unwrap();
+    let mut out = Vec::new();
+    root::list_components(&mut out, &scratch.path().join(output::ROOT)).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let words: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(
+        words[1..],
+        [vec!["50", "20", "containerd"], vec!["30", "10", "k3sd"], vec!["80", "30", "all"]]
+    );
+
+    let mut out = Vec::new();
+    root::list_components(&mut out, Path::new("/nowhere/root.erofs")).unwrap();
+    assert!(out.is_empty());
 }
