@@ -11,6 +11,7 @@ mod label;
 mod volumes;
 
 use std::path::Path;
+use std::sync::Arc;
 
 pub(crate) use node_config::{
     Decision, Level, NodeConfig, Origin, Resolved, Role, RootSource, StatePolicy, Watchdog,
@@ -69,15 +70,15 @@ impl Part {
 }
 
 /// Looks in every source but STATE. Waits for slow ones where something may yet come from there.
-pub(crate) async fn search(board: &Board, cmdline: &Cmdline, reaper: &Reaper) -> Found {
+pub(crate) async fn search(board: &Board, cmdline: &Cmdline, reaper: &Reaper) -> Arc<Found> {
     note(board, "fw_cfg", credentials::load_driver(reaper).await);
-    let found = look().await;
+    let found = Arc::new(look().await);
     // With a mistake in it there is nothing to wait for either.
-    let told = found.before_state(cmdline);
+    let told = found.told(cmdline).await;
     if !volumes::wait(board, told.is_sound() || !told.mistakes.is_empty()).await {
         return found;
     }
-    look().await
+    Arc::new(look().await)
 }
 
 /// Mounting waits for a driver and reading for a disk, so neither is done between the tasks.
@@ -133,9 +134,21 @@ impl Found {
         resolved
     }
 
+    /// [`Self::before_state`], beside the tasks: a document may be long.
+    pub(crate) async fn told(self: &Arc<Self>, cmdline: &Cmdline) -> Resolved {
+        let (found, cmdline) = (Arc::clone(self), cmdline.clone());
+        beside(move || found.before_state(&cmdline)).await
+    }
+
+    /// [`Self::settle`], beside the tasks.
+    pub(crate) async fn settled(self: &Arc<Self>, cmdline: &Cmdline) -> (Decision, Vec<String>) {
+        let (found, cmdline) = (Arc::clone(self), cmdline.clone());
+        beside(move || found.settle(&cmdline)).await
+    }
+
     /// Decides with the accepted copy, keeps a new document that is right, and tells what there is to tell. Returns the decision
     /// and problems that are no mistakes of the configuration.
-    pub(crate) fn settle(&self, cmdline: &Cmdline) -> (Decision, Vec<String>) {
+    fn settle(&self, cmdline: &Cmdline) -> (Decision, Vec<String>) {
         let mut problems: Vec<_> = self.ignored.iter().map(|ignored| format!("ignored: {ignored}")).collect();
         let copy = accepted::read(&mut problems);
         let decision = self.decide(copy.clone(), cmdline);
@@ -154,6 +167,10 @@ impl Found {
         }
         (decision, problems)
     }
+}
+
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("nobody cancels it, and a panic ends the machine")
 }
 
 /// Reads a file; none if it is not there.

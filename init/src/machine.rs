@@ -3,6 +3,7 @@
 mod devices;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -40,6 +41,9 @@ const KEXEC_LIMIT: Duration = Duration::from_secs(30);
 
 /// A duty that has failed and then goes on for this long works again.
 const DUTY_WORKS: Duration = Duration::from_secs(30);
+
+/// Mistakes that are told. A file that is none of ours may have any number of them.
+const MOST_TOLD: usize = 50;
 
 /// The machine between the first stage and the end.
 pub(crate) struct Machine {
@@ -121,16 +125,17 @@ impl Machine {
     async fn bring_up(&mut self) {
         let found = config::search(&self.board, &self.cmdline, &self.reaper).await;
         let state = self.prepare_state(&found).await;
-        let (Decision { config, usable, mistakes, .. }, problems) = found.settle(&self.cmdline);
+        let (Decision { config, usable, mistakes, .. }, problems) = found.settled(&self.cmdline).await;
         self.watchdog.set(config.boot.watchdog);
         let hostname = self.take_identity(&config, state.is_ok());
         self.start_network(&config, &hostname);
         self.apply(&config);
-        let mistakes: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+        let mistakes = first_of(mistakes.iter().map(ToString::to_string).collect());
         // What is not in the way is shown all the same, and so is what is.
         let (mut obstacles, wrong) = if usable { (Vec::new(), mistakes) } else { (mistakes, Vec::new()) };
-        for text in wrong.into_iter().chain(problems) {
-            self.board.problem(&text, Some(text.clone()));
+        for (number, text) in wrong.into_iter().chain(first_of(problems)).enumerate() {
+            // In the order in which they stand in the documents.
+            self.board.problem(&format!("configuration {number:03}"), Some(text));
         }
         match state {
             Ok(place) => {
@@ -160,8 +165,8 @@ impl Machine {
     }
 
     /// Finds or makes STATE as far as what was found allows.
-    async fn prepare_state(&mut self, found: &Found) -> Result<String> {
-        let wish = state::Wish::new(&found.before_state(&self.cmdline), boot::root_source());
+    async fn prepare_state(&mut self, found: &Arc<Found>) -> Result<String> {
+        let wish = state::Wish::new(&found.told(&self.cmdline).await, boot::root_source());
         let place = state::prepare(&wish, &self.board, &self.reaper).await?;
         self.persistent = place != state::IN_MEMORY;
         note(&self.board, "clock", identity::raise_clock());
@@ -289,6 +294,16 @@ where
     }
 }
 
+/// As many of `texts` as someone may read, and how many more there are.
+fn first_of(mut texts: Vec<String>) -> Vec<String> {
+    let more = texts.len().saturating_sub(MOST_TOLD);
+    if more > 0 {
+        texts.truncate(MOST_TOLD);
+        texts.push(format!("and {more} more"));
+    }
+    texts
+}
+
 /// Loads what a kexec starts. Without that the machine goes the longer way through its firmware, and says so.
 async fn prepared(action: Action) -> Action {
     if action != Action::Kexec {
@@ -311,6 +326,14 @@ mod tests {
 
     use super::*;
     use crate::board::Facts;
+
+    #[test]
+    fn a_screen_full_of_mistakes_is_enough() {
+        let mistakes = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>();
+        assert_eq!(first_of(mistakes(50)), mistakes(50));
+        let told = first_of(mistakes(100_000));
+        assert_eq!((told.len(), told[49].as_str(), told[50].as_str()), (51, "49", "and 99950 more"));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_problem_of_a_duty_goes_away_once_it_works_and_not_before() {

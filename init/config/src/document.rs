@@ -1,5 +1,7 @@
 //! The whole document: its sections, and how layers become one configuration.
 
+use std::collections::BTreeSet;
+
 use crate::boot::Boot;
 use crate::files::{self, File};
 use crate::k3s::{self, Flags};
@@ -74,12 +76,9 @@ pub fn resolve(layers: &[Layer]) -> Resolved {
     let merged = layers.iter().fold(nothing, Layer::overlaid);
     let config = NodeConfig::read(notes.read(&merged.root));
     k3s::check(&notes, &merged.root, &config.node);
-    let mut mistakes: Vec<Mistake> = Vec::new();
-    for mistake in notes.into_mistakes() {
-        if !mistakes.contains(&mistake) {
-            mistakes.push(mistake);
-        }
-    }
+    let mut known = BTreeSet::new();
+    let mut mistakes = notes.into_mistakes();
+    mistakes.retain(|mistake| known.insert(mistake.clone()));
     let missing = missing(&config, &mistakes);
     Resolved { config, mistakes, missing }
 }
@@ -157,5 +156,19 @@ mod tests {
                 "b.toml:4: network.nameservers[0]: given \"1.1.1\"; allowed: an IP address",
             ]
         );
+    }
+
+    #[test]
+    fn a_long_document_that_is_none_of_ours_is_read_in_a_moment() {
+        let text: String = (0..60_000).map(|number| format!("key{number} = 1\n")).collect();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let _ = sender.send(resolve(&[Layer::toml("c", text.as_bytes()).unwrap()]));
+        });
+        // What grows with the square of the length takes minutes here.
+        let read = receiver.recv_timeout(std::time::Duration::from_secs(60));
+        let mistakes = read.expect("it has been read").mistakes;
+        assert_eq!(mistakes.len(), 60_000);
+        assert!(mistakes.iter().any(|mistake| mistake.source_name == "c:60000"));
     }
 }

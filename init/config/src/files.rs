@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::base64;
 use crate::read::At;
-use crate::tree::quoted;
+use crate::tree::{Value, quoted};
 
 /// A file that is written at every boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,14 +94,21 @@ fn is_clean(path: &str) -> bool {
             .all(|part| !part.is_empty() && part != "." && part != ".." && part.len() < 256)
 }
 
+/// What was given is never shown: files hold secrets.
 fn content(at: &At<'_>, encoded: bool) -> Option<Vec<u8>> {
-    let text = at.text("text")?;
+    let text = match at.value() {
+        Value::Text(text) => text,
+        _ => {
+            at.wrong_because("something else", "text");
+            return None;
+        }
+    };
     if !encoded {
         return Some(text.as_bytes().to_owned());
     }
     let bytes = base64::decode(text);
     if bytes.is_none() {
-        at.wrong("base64");
+        at.wrong_because("something else", "base64");
     }
     bytes
 }
@@ -154,6 +161,17 @@ mod tests {
         for bits in ["\"4755\"", "644", "\"rw\""] {
             let told = told(&format!("[[files]]\npath = \"/etc/x\"\npermissions = {bits}"));
             assert!(told[0].starts_with("c:3: files[0].permissions"), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn of_a_content_nothing_is_shown() {
+        for content in ["\"hidden!\"\nencoding = \"base64\"", "[\"hidden\"]", "{ hidden = 1 }", "4711"] {
+            let told = told(&format!("[[files]]\npath = \"/etc/x\"\ncontent = {content}"));
+            assert!(
+                told[0].starts_with("c:3: files[0].content: given something else; allowed: "),
+                "{told:?}"
+            );
         }
     }
 

@@ -10,7 +10,8 @@ mod network;
 mod network_v1;
 
 use crate::mistake::Mistake;
-use crate::tree::{Item, Layer, Place, Table, Value, quoted};
+use crate::toml_text::shown_of_line;
+use crate::tree::{Item, Layer, Place, Table, Value};
 use crate::yaml;
 
 /// The first line of what we can read.
@@ -104,7 +105,7 @@ impl Mapping {
             text if text.to_ascii_lowercase().starts_with("content-type:") => {
                 "a message of several parts".to_owned()
             }
-            text => quoted(text),
+            text => shown_of_line(text),
         };
         let place = Place::named(called).at_line(1);
         self.mistakes.push(told(&place, "(first line)", &kind, CLOUD_CONFIG));

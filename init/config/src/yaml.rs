@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use granit_parser::{Event, Parser, ScalarStyle};
 
 use crate::mistake::Mistake;
-use crate::toml_text::text_of;
-use crate::tree::{Item, Place, Table, Value, quoted};
+use crate::toml_text::{shown_of_line, text_of};
+use crate::tree::{Item, Place, Table, Value};
 
 /// Deeper than any document for people.
 const DEEPEST: usize = 64;
@@ -28,13 +28,13 @@ pub(crate) fn read(name: &str, bytes: &[u8]) -> Result<Item, Vec<Mistake>> {
                 builder.wrong(
                     line,
                     "(syntax)",
-                    quoted(text.lines().nth(line - 1).unwrap_or_default().trim()),
+                    shown_of_line(text.lines().nth(line - 1).unwrap_or_default()),
                     &format!("YAML: {}", error.info()),
                 );
                 break;
             }
         }
-        if builder.mistakes.iter().any(|mistake| mistake.key == "(size)") {
+        if builder.mistakes.last().is_some_and(|mistake| mistake.key == "(size)") {
             break;
         }
     }
@@ -227,6 +227,8 @@ mod tests {
         let told = |text: &str| read("y", text.as_bytes()).unwrap_err()[0].to_string();
         assert!(told("a: 1\nb: 2\na: 3\n").starts_with("y:3: a: given the key twice"));
         assert!(told("a: 1\nb: [1, 2\n").contains("(syntax)"));
+        let secret = told("k3s:\n  token: \"hidden\n  b: [hidden\n");
+        assert!(secret.contains("(syntax)") && !secret.contains("hidden"), "{secret}");
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub(super) fn write_files(ours: &mut Mapping, item: &Item) {
 fn write_file(ours: &mut Mapping, item: &Item, path: &str) {
     let nothing = text_at(&item.place, "");
     let (mut target, mut content, mut encoding, mut permissions) = (None, &nothing, &nothing, None);
+    let mut appended = None;
     for (key, item) in ours.table(item, path) {
         match key {
             "path" => target = Some(item),
@@ -43,12 +44,17 @@ fn write_file(ours: &mut Mapping, item: &Item, path: &str) {
             "owner" if matches!(&item.value, Value::Text(text) if ["root", "root:root"].contains(&text.as_str())) =>
                 {}
             "append" | "defer" if item.value == Value::Boolean(false) => {}
+            // Written as it is, it would take away what it was to be added to.
+            "append" => appended = Some(item),
             _ => ours.ignore(
                 item,
                 &format!("{path}.{key}"),
                 "path, content, encoding and permissions; root owns everything",
             ),
         }
+    }
+    if let Some(item) = appended {
+        return ours.ignore(item, &format!("{path}.append"), "the whole content; this file is left as it is");
     }
     let Some(bytes) = decoded(ours, content, encoding, path) else { return };
     let Some(target) = target else { return ours.wrong(item, path, "a table with path and content") };
@@ -98,7 +104,7 @@ fn decoded(ours: &mut Mapping, content: &Item, encoding: &Item, path: &str) -> O
         Value::Integer(number) => number.to_string(),
         Value::Boolean(value) => value.to_string(),
         _ => {
-            ours.wrong(content, &format!("{path}.content"), "text");
+            ours.mistakes.push(told(&content.place, &format!("{path}.content"), "something else", "text"));
             return None;
         }
     };

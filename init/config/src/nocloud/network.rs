@@ -1,5 +1,7 @@
 //! `network-config`, version 2 (netplan's); version 1 is [`super::network_v1`]'s.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{Mapping, list_at, table_at, text_at};
 use crate::tree::{Item, Table, Value};
 
@@ -27,11 +29,12 @@ pub(super) fn read(ours: &mut Mapping, root: &Item) {
 }
 
 fn version_2(ours: &mut Mapping, root: &Item) {
+    let names = Names::of(root);
     for (key, item) in ours.table(root, "(whole file)") {
         match key {
             "ethernets" | "bonds" | "vlans" | "bridges" => {
                 for (id, item) in ours.table(item, key) {
-                    interface(ours, key, id, item);
+                    interface(ours, &names, key, id, item);
                 }
             }
             _ if OF_COURSE.contains(&key) => {}
@@ -40,10 +43,75 @@ fn version_2(ours: &mut Mapping, root: &Item) {
     }
 }
 
+/// What links are called here that netplan knows by an id. An id is a link's name unless `match` finds the link; then it is a label,
+/// and the name is what `set-name` says, if it says one.
+struct Names<'a> {
+    /// Names that were set, by id.
+    set: BTreeMap<&'a str, &'a str>,
+    /// Ids of links that something is made of.
+    used: BTreeSet<&'a str>,
+}
+
+impl<'a> Names<'a> {
+    fn of(root: &'a Item) -> Self {
+        let mut names = Self { set: BTreeMap::new(), used: BTreeSet::new() };
+        let kinds = ["ethernets", "bonds", "vlans", "bridges"];
+        let links = kinds.iter().filter_map(|kind| entry(root, kind));
+        for (id, link) in links.filter_map(entries).flatten() {
+            if let Some(Value::Text(name)) = entry(link, "set-name").map(|item| &item.value) {
+                names.set.insert(id, name);
+            }
+            let members = match entry(link, "interfaces").map(|item| &item.value) {
+                Some(Value::List(members)) => members.as_slice(),
+                _ => &[],
+            };
+            let below = members.iter().chain(entry(link, "link"));
+            names.used.extend(below.filter_map(|item| match &item.value {
+                Value::Text(id) => Some(id.as_str()),
+                _ => None,
+            }));
+        }
+        names
+    }
+
+    /// The name of the link with this id. One that is only matched keeps its own, unless something is to be made of it: then it has to be
+    /// called something.
+    fn own(&self, id: &'a str, matched: bool) -> Option<&'a str> {
+        let label = matched && !self.used.contains(id);
+        self.set.get(id).copied().or((!label).then_some(id))
+    }
+
+    /// What stands for an id, or a list of them, where a link is made of others.
+    fn translated(&self, item: &Item) -> Item {
+        let value = match &item.value {
+            Value::Text(id) => Value::Text(self.set.get(id.as_str()).copied().unwrap_or(id).to_owned()),
+            Value::List(items) => Value::List(items.iter().map(|item| self.translated(item)).collect()),
+            other => other.clone(),
+        };
+        Item { value, place: item.place.clone() }
+    }
+}
+
+fn entries(item: &Item) -> Option<impl Iterator<Item = (&str, &Item)>> {
+    match &item.value {
+        Value::Table(table) => Some(table.iter().map(|(key, item)| (key.as_str(), item))),
+        _ => None,
+    }
+}
+
+fn entry<'a>(item: &'a Item, key: &str) -> Option<&'a Item> {
+    entries(item)?.find(|(name, _)| *name == key).map(|(_, item)| item)
+}
+
 /// One link of netplan's as one of `network.interfaces`.
-fn interface(ours: &mut Mapping, kind: &str, id: &str, item: &Item) {
+fn interface<'a>(ours: &mut Mapping, names: &Names<'a>, kind: &str, id: &'a str, item: &'a Item) {
     let path = format!("{kind}.{id}");
-    let mut entry = Entry::new(item, id);
+    let matched = entry(item, "match").is_some();
+    let mut entry = Entry::new(item, names.own(id, matched));
+    if !matched && names.set.contains_key(id) {
+        // It has the id's name until it is called otherwise.
+        entry.set("match", table_at(&item.place, [("name", text_at(&item.place, id))]));
+    }
     let mut special = Table::new();
     for (key, item) in ours.table(item, &path) {
         let at = format!("{path}.{key}");
@@ -53,7 +121,8 @@ fn interface(ours: &mut Mapping, kind: &str, id: &str, item: &Item) {
                     entry.set("match", found);
                 }
             }
-            "set-name" => entry.set("name", item.clone()),
+            // Known already.
+            "set-name" if matches!(item.value, Value::Text(_)) => {}
             "dhcp4" => entry.set("dhcp", item.clone()),
             "addresses" => entry.set("addresses", list_at(&item.place, addresses(ours, item, &at))),
             "gateway4" | "gateway6" => entry.gateways.push(item.clone()),
@@ -72,9 +141,12 @@ fn interface(ours: &mut Mapping, kind: &str, id: &str, item: &Item) {
             "dhcp6" if item.value == Value::Boolean(false) => {}
             "dhcp6" => ours.ignore(item, &at, "nothing: IPv6 comes by router advertisement"),
             "interfaces" if kind != "ethernets" && kind != "vlans" => {
-                special.insert("members".to_owned(), item.clone());
+                special.insert("members".to_owned(), names.translated(item));
             }
-            "id" | "link" if kind == "vlans" => {
+            "link" if kind == "vlans" => {
+                special.insert(key.to_owned(), names.translated(item));
+            }
+            "id" if kind == "vlans" => {
                 special.insert(key.to_owned(), item.clone());
             }
             "parameters" if kind == "bonds" => {
@@ -111,8 +183,9 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(item: &Item, name: &str) -> Self {
-        let table = Table::from([("name".to_owned(), text_at(&item.place, name))]);
+    pub(super) fn new(item: &Item, name: Option<&str>) -> Self {
+        let name = name.map(|name| ("name".to_owned(), text_at(&item.place, name)));
+        let table = Table::from_iter(name);
         Self { table, gateways: Vec::new(), routes: Vec::new(), addresses: Vec::new(), item: item.clone() }
     }
 
@@ -140,6 +213,8 @@ impl Entry {
 
 fn matching(ours: &mut Mapping, item: &Item, path: &str) -> Option<Item> {
     let mut entries = Vec::new();
+    // Nothing to match is every port.
+    let any = matches!(&item.value, Value::Table(table) if table.is_empty());
     for (key, item) in ours.table(item, path) {
         match key {
             "macaddress" => entries.push(("mac", item.clone())),
@@ -148,7 +223,7 @@ fn matching(ours: &mut Mapping, item: &Item, path: &str) -> Option<Item> {
             _ => ours.ignore(item, &format!("{path}.{key}"), "macaddress, name and driver"),
         }
     }
-    (!entries.is_empty()).then(|| table_at(&item.place, entries))
+    (any || !entries.is_empty()).then(|| table_at(&item.place, entries))
 }
 
 /// Addresses may have options of their own below them.

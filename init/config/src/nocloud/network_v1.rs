@@ -42,7 +42,7 @@ fn interface(ours: &mut Mapping, item: &Item, table: &Table, kind: &str, path: &
     let Some(name) = table.get("name").and_then(text) else {
         return ours.wrong(item, &format!("{path}.name"), "the name of a link");
     };
-    let mut entry = Entry::new(item, name);
+    let mut entry = Entry::new(item, Some(name));
     let mut special = Table::new();
     for (key, item) in table {
         let at = format!("{path}.{key}");

@@ -121,7 +121,7 @@ fn user_data_that_is_no_cloud_config_is_a_mistake_that_says_what_it_is() {
         ("#!/bin/sh\necho", "a script"),
         ("## template: jinja\n#cloud-config", "a template"),
         ("Content-Type: multipart/mixed", "several parts"),
-        ("\u{1f}\u{8b}", "\\u{1f}"),
+        ("\u{1f}\u{8b}", "a line that is not shown"),
     ] {
         let told = cloud(&[("user-data", text)]).mistakes[0].to_string();
         assert!(told.contains(kind), "{told}");
@@ -174,6 +174,75 @@ network:
     assert_eq!((one.network.clone(), nothing, none), (two.network, vec![], vec![]));
     assert_eq!(one.network.interfaces.len(), 3);
     assert_eq!(one.network.interfaces[0].addresses, ["10.0.0.5/24".parse().unwrap()]);
+}
+
+#[test]
+fn ids_of_netplan_are_labels_where_something_else_finds_the_link() {
+    let v2 = "
+version: 2
+ethernets:
+  uplink: {match: {macaddress: '52:54:00:12:34:56'}, set-name: lan0}
+  all: {match: {name: 'en*'}, dhcp4: true}
+  all-the-ports-there-are: {match: {driver: virtio_net}, dhcp4: true}
+  port: {match: {macaddress: '52:54:00:12:34:57'}}
+  eth7: {set-name: x0}
+vlans:
+  v5: {id: 5, link: uplink, addresses: [10.5.0.5/24]}
+bonds:
+  bond0: {interfaces: [port, eth7], dhcp4: true}
+";
+    let (config, ignored) = told(&[("network-config", v2)]);
+    let expected = toml(
+        r#"
+        [[network.interfaces]]
+        name = "bond0"
+        bond = { members = ["port", "x0"] }
+        dhcp = true
+        [[network.interfaces]]
+        match = { name = "en*" }
+        dhcp = true
+        [[network.interfaces]]
+        match = { driver = "virtio_net" }
+        dhcp = true
+        [[network.interfaces]]
+        name = "x0"
+        match = { name = "eth7" }
+        dhcp = false
+        [[network.interfaces]]
+        name = "port"
+        match = { mac = "52:54:00:12:34:57" }
+        dhcp = false
+        [[network.interfaces]]
+        name = "lan0"
+        match = { mac = "52:54:00:12:34:56" }
+        dhcp = false
+        [[network.interfaces]]
+        name = "v5"
+        vlan = { id = 5, link = "lan0" }
+        addresses = ["10.5.0.5/24"]
+        dhcp = false
+        "#,
+    );
+    assert_eq!(ignored, Vec::<String>::new());
+    assert_eq!(config.network, expected.network);
+}
+
+#[test]
+fn a_file_to_be_appended_to_is_not_written_over() {
+    let user_data = "#cloud-config
+write_files:
+  - {path: /etc/motd, content: hello, append: true}
+  - {path: /etc/issue, content: hello, append: false}
+";
+    let (config, ignored) = told(&[("user-data", user_data)]);
+    assert_eq!(ignored, ["write_files[0].append"]);
+    assert_eq!(config.files.iter().map(|file| &file.path).collect::<Vec<_>>(), ["/etc/issue"]);
+}
+
+#[test]
+fn user_data_without_its_first_line_shows_no_secret() {
+    let told = cloud(&[("user-data", "token: hidden\n")]).mistakes[0].to_string();
+    assert!(told.contains("given \"token: ...\"") && !told.contains("hidden"), "{told}");
 }
 
 #[test]
