@@ -8,6 +8,7 @@
 //! A component that ends by itself ends the daemon; the service manager starts it again, and containers are not touched.
 
 mod components;
+mod issuer;
 mod joining;
 
 use std::path::Path;
@@ -44,7 +45,7 @@ pub(crate) async fn run(config: Config, notifier: Arc<Notifier>) -> anyhow::Resu
     let api = api_config(&config, &pki)?;
     let api = ApiServer::start(api, store.clone(), serving.cancel().clone()).await?;
     let files = components::Files::of(&pki);
-    let endpoints = joining::endpoints(&config, pki.signer, passwords, &api);
+    let endpoints = joining::endpoints(&config, pki.signer.clone(), passwords, &api);
     let api = api.with_extra_routes(Arc::new(joining::Routes::new(endpoints.clone())));
     serving.spawn("API server", {
         let (api, cancel) = (api.clone(), serving.cancel().clone());

@@ -11,9 +11,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::registry::Registry;
 use crate::user::UserInfo;
 
+mod bootstrap;
 pub(crate) mod token;
 
-use token::Tokens;
+use token::{Tokens, Verified};
 
 /// Where a request came from, before anybody looked at its headers.
 #[derive(Debug, Clone)]
@@ -65,12 +66,32 @@ pub(crate) fn authenticate(
     }
     match bearer(headers) {
         Some(token) => {
-            tokens.verify(token, &[], objects).map(|verified| verified.user).ok_or_else(unauthorized)
+            verify(token, &[], tokens, objects).map(|verified| verified.user).ok_or_else(unauthorized)
         }
         None if headers.contains_key(AUTHORIZATION) => Err(unauthorized()),
         None if matches!(peer, Peer::Network { shown: Shown::Invalid, .. }) => Err(unauthorized()),
         None => Ok(UserInfo::anonymous()),
     }
+}
+
+/// Whose token it is, of any kind, for one of these audiences (none: for this server).
+pub(crate) fn verify(
+    token: &str,
+    audiences: &[String],
+    tokens: &Tokens,
+    objects: &Registry,
+) -> Option<Verified> {
+    if let Some(verified) = tokens.verify(token, audiences, objects) {
+        return Some(verified);
+    }
+    // Bootstrap tokens name no audience: they are for this server.
+    let own = tokens.audiences();
+    let audiences: Vec<String> =
+        own.iter().filter(|own| audiences.is_empty() || audiences.contains(own)).cloned().collect();
+    if audiences.is_empty() {
+        return None;
+    }
+    bootstrap::verify(token, objects).map(|user| Verified { user, audiences })
 }
 
 /// The token of `Authorization: Bearer`.

@@ -6,11 +6,12 @@ use client::{Change, Informer, Informers, ObjectKey, WorkQueue};
 use kube::Resource;
 use tokio_util::sync::CancellationToken;
 
-use crate::Config;
+use crate::{Config, Issuer};
 
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) config: Arc<Config>,
+    pub(crate) issuer: Arc<dyn Issuer>,
     pub(crate) client: kube::Client,
     pub(crate) informers: Informers,
     pub(crate) cancel: CancellationToken,
@@ -19,11 +20,12 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn new(
         config: Config,
+        issuer: Arc<dyn Issuer>,
         client: kube::Client,
         informers: Informers,
         cancel: CancellationToken,
     ) -> Self {
-        Self { config: Arc::new(config), client, informers, cancel }
+        Self { config: Arc::new(config), issuer, client, informers, cancel }
     }
 
     /// The typed client of a kind in a namespace.

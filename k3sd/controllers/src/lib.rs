@@ -4,6 +4,10 @@
 //! keys into a work queue, and `reconcile` brings one key's object in order, from the caches and with as few writes as
 //! it takes. A controller has no state that it could not find again.
 
+mod bootstrap_signer;
+mod certificate_approving;
+mod certificate_cleaner;
+mod certificate_signing;
 mod context;
 mod daemon_set;
 mod deployment;
@@ -26,10 +30,14 @@ mod resource_quota;
 mod root_ca;
 mod service;
 mod service_account;
+mod signing_request;
 mod stateful_set;
 mod storage_protection;
 mod taint_eviction;
 mod template_hash;
+mod token_cleaner;
+
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use client::{Informers, Recorder};
@@ -38,6 +46,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span};
 
+pub use crate::certificate_signing::{Authority, IssueError, Issuer};
 use crate::context::Context;
 
 /// The controllers' settings.
@@ -53,17 +62,18 @@ pub struct Config {
     pub root_ca: String,
 }
 
-/// Runs every controller until `cancel`, which must end the informers too.
+/// Runs every controller until `cancel`, which must end the informers too. `issuer` makes the certificates of approved requests.
 ///
 /// # Errors
 /// If a controller ends before that.
 pub async fn run(
     config: Config,
+    issuer: Arc<dyn Issuer>,
     client: kube::Client,
     informers: Informers,
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
-    let context = Context::new(config, client, informers, cancel);
+    let context = Context::new(config, issuer, client, informers, cancel);
     let mut tasks = JoinSet::new();
     // Macros rather than a table: each controller's future has its own type.
     macro_rules! start {
@@ -74,6 +84,10 @@ pub async fn run(
         })* };
     }
     start!(
+        bootstrap_signer,
+        certificate_approving,
+        certificate_cleaner,
+        certificate_signing,
         daemon_set,
         deployment,
         endpoint_slice,
@@ -91,6 +105,7 @@ pub async fn run(
         stateful_set,
         storage_protection,
         taint_eviction,
+        token_cleaner,
     );
     info!(controllers = tasks.len(), "controllers started");
     while let Some(ended) = tasks.join_next().await {

@@ -7,8 +7,9 @@ use anyhow::Context as _;
 use apiserver::{ApiServer, MASTERS};
 use client::Informers;
 use supervisor::join::server::Endpoints;
-use supervisor::pki::ServerPki;
+use supervisor::pki::{ServerPki, Signer};
 
+use super::issuer::Issuer;
 use super::{client_as, joining};
 use crate::config::server::Server;
 use crate::node::{self, Access, Accesses, Certificates, Cluster, Readiness};
@@ -31,17 +32,18 @@ struct Start<'a> {
     tasks: &'a mut Tasks,
 }
 
-/// The files that components read.
+/// The files that components read, and what signs.
 pub(super) struct Files {
     server_ca: PathBuf,
     certificates: Certificates,
+    signer: Arc<Signer>,
 }
 
 impl Files {
     pub(super) fn of(pki: &ServerPki) -> Self {
         let certificates =
             Certificates { serving: pki.kubelet_serving.clone(), client_ca: pki.client_ca.clone() };
-        Self { server_ca: pki.server_ca.clone(), certificates }
+        Self { server_ca: pki.server_ca.clone(), certificates, signer: pki.signer.clone() }
     }
 }
 
@@ -77,7 +79,8 @@ impl Start<'_> {
             root_ca,
         };
         let client = client_as(self.api, "system:kube-controller-manager", &[]);
-        let run = controllers::run(controllers, client, self.informers.clone(), cancel.clone());
+        let issuer = Arc::new(Issuer(self.pki.signer.clone()));
+        let run = controllers::run(controllers, issuer, client, self.informers.clone(), cancel.clone());
         self.tasks.spawn("controllers", run);
 
         if !config.disable_scheduler {

@@ -23,7 +23,7 @@ use crate::config::server::Server;
 /// What answers machines that join.
 pub(super) fn endpoints(
     config: &Server,
-    signer: Signer,
+    signer: Arc<Signer>,
     passwords: Passwords,
     api: &ApiServer,
 ) -> Arc<Endpoints> {

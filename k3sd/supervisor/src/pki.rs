@@ -7,9 +7,11 @@ mod authority;
 mod der;
 mod leaf;
 mod node;
+mod request;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustls_pki_types::PrivatePkcs8KeyDer;
 
@@ -18,6 +20,7 @@ use authority::Authority;
 use leaf::{Leaf, Usage};
 pub use node::{NodeCertificate, SignError, Signer};
 pub(crate) use node::{ensure_key, is_for_key, signing_request};
+pub use request::Ca;
 
 /// What the names in the certificates depend on.
 #[derive(Clone, Debug)]
@@ -91,8 +94,8 @@ pub struct ServerPki {
     pub admin: KeyPairFiles,
     /// What the local kubelet shows its clients.
     pub kubelet_serving: KeyPairFiles,
-    /// What signs the certificates of nodes that join.
-    pub signer: Signer,
+    /// What signs the certificates of nodes that join, and of whoever asks through the API.
+    pub signer: Arc<Signer>,
     /// The key that signs service account tokens, PKCS#8 DER.
     pub service_account_key: PrivatePkcs8KeyDer<'static>,
 }
@@ -144,7 +147,7 @@ impl ServerPki {
             kubelet_client,
             admin,
             kubelet_serving: NodeCertificate::ServingKubelet.files(&agent_dir),
-            signer: Signer::new(client_ca, server_ca),
+            signer: Arc::new(Signer::new(client_ca, server_ca)),
             service_account_key,
         })
     }

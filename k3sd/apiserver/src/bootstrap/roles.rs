@@ -17,12 +17,19 @@ struct Role {
     paths: &'static [&'static str],
     /// `rbac.authorization.k8s.io/aggregate-to-NAME`.
     aggregate_to: Option<&'static str>,
+    /// The only names that the rules are about; none: all.
+    names: &'static [&'static str],
     /// Collects the rules of roles that aggregate to this name.
     aggregates: Option<&'static str>,
 }
 
 const fn role(name: &'static str, rules: &'static [Rule]) -> Role {
-    Role { name, rules, paths: &[], aggregate_to: None, aggregates: None }
+    Role { name, rules, paths: &[], aggregate_to: None, names: &[], aggregates: None }
+}
+
+/// May approve requests for certificates of these signers.
+const fn approver(name: &'static str, signers: &'static [&'static str]) -> Role {
+    Role { names: signers, ..role(name, &[("approve", "certificates.k8s.io", "signers")]) }
 }
 
 const READ: &str = "get list watch";
@@ -99,6 +106,28 @@ const ROLES: &[Role] = &[
         ],
     ),
     role("system:node", NODE),
+    role(
+        "system:node-bootstrapper",
+        &[("create get list watch", "certificates.k8s.io", "certificatesigningrequests")],
+    ),
+    role(
+        "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+        &[("create", "certificates.k8s.io", "certificatesigningrequests/nodeclient")],
+    ),
+    role(
+        "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+        &[("create", "certificates.k8s.io", "certificatesigningrequests/selfnodeclient")],
+    ),
+    approver(
+        "system:certificates.k8s.io:kube-apiserver-client-approver",
+        &["kubernetes.io/kube-apiserver-client"],
+    ),
+    approver(
+        "system:certificates.k8s.io:kube-apiserver-client-kubelet-approver",
+        &["kubernetes.io/kube-apiserver-client-kubelet"],
+    ),
+    approver("system:certificates.k8s.io:kubelet-serving-approver", &["kubernetes.io/kubelet-serving"]),
+    approver("system:certificates.k8s.io:legacy-unknown-approver", &["kubernetes.io/legacy-unknown"]),
     role(
         "system:node-proxier",
         &[
@@ -310,6 +339,11 @@ pub(super) fn cluster_roles() -> Vec<Value> {
 
 fn role_object(role: &Role) -> Value {
     let mut rules: Vec<Value> = role.rules.iter().map(rule).collect();
+    if !role.names.is_empty() {
+        for rule in &mut rules {
+            rule["resourceNames"] = json!(role.names);
+        }
+    }
     if !role.paths.is_empty() {
         let verbs = if role.paths == ["*"] { "*" } else { "get" };
         rules.push(json!({ "verbs": [verbs], "nonResourceURLs": role.paths }));

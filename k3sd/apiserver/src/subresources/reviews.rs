@@ -6,6 +6,7 @@ use machinery::selector::{FieldSelector, FieldTerm};
 use machinery::status::Status;
 use serde_json::{Value, json};
 
+use crate::authn;
 use crate::authz::node::node_of;
 use crate::authz::{self, Attributes};
 use crate::decode::{self, Expected};
@@ -63,7 +64,7 @@ fn token(call: &Call, review: &Value) -> Result<Value, Status> {
     let audiences = review.pointer("/spec/audiences").and_then(Value::as_array);
     let audiences: Vec<String> =
         audiences.into_iter().flatten().filter_map(|audience| audience.as_str().map(str::to_owned)).collect();
-    Ok(match call.shared.tokens.verify(token, &audiences, &call.shared.registry) {
+    Ok(match authn::verify(token, &audiences, &call.shared.tokens, &call.shared.registry) {
         Some(verified) => {
             json!({ "authenticated": true, "user": user_info(&verified.user), "audiences": verified.audiences })
         }

@@ -107,3 +107,45 @@ async fn every_part_of_an_impersonated_identity_needs_leave() {
     assert_eq!(who(&server, helper(), &anonymous).await.0, StatusCode::UNAUTHORIZED);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_bootstrap_token_is_an_identity_until_it_runs_out() {
+    let server = Server::start().await;
+    let secrets = "/api/v1/namespaces/kube-system/secrets";
+    let token = json!({ "metadata": { "name": "bootstrap-token-abcdef" }, "type": "bootstrap.kubernetes.io/token",
+        "stringData": { "token-id": "abcdef", "token-secret": "0123456789abcdef", "expiration": "2999-01-01T00:00:00Z",
+            "usage-bootstrap-authentication": "true", "auth-extra-groups": "system:bootstrappers:team" } });
+    let (status, body) = server.call(Method::POST, secrets, token).await;
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+    std::fs::write(server.dir.path().join("ca.pem"), server.ca.pem()).unwrap();
+    std::fs::write(server.dir.path().join("none.kubeconfig"), "").unwrap();
+    let authority = format!("--certificate-authority={}", server.dir.path().join("ca.pem").display());
+    let address = format!("--server=https://{}", server.address);
+    let whoami = async |token: &str| {
+        let token = format!("--token={token}");
+        let arguments = [&*address, &*authority, &*token, "auth", "whoami", "-o=jsonpath={.status.userInfo}"];
+        server.kubectl_as("none", &arguments, "").await
+    };
+    let output = whoami("abcdef.0123456789abcdef").await;
+    let user: Value = serde_json::from_slice(&output.stdout).expect("an identity");
+    assert_eq!(user["username"], "system:bootstrap:abcdef");
+    assert_eq!(
+        user["groups"],
+        json!(["system:bootstrappers", "system:bootstrappers:team", "system:authenticated"])
+    );
+    assert!(!whoami("abcdef.0123456789abcdee").await.status.success());
+    let review =
+        |audiences: Value| json!({ "spec": { "token": "abcdef.0123456789abcdef", "audiences": audiences } });
+    let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let (_, answer) = server.call(Method::POST, path, review(json!(["k3s"]))).await;
+    assert_eq!(answer["status"]["authenticated"], true, "{answer}");
+    let (_, answer) = server.call(Method::POST, path, review(json!(["elsewhere"]))).await;
+    assert_ne!(answer["status"]["authenticated"], true, "{answer}");
+    let over = json!({ "stringData": { "expiration": "2001-01-01T00:00:00Z" } }).to_string();
+    let one = format!("{secrets}/bootstrap-token-abcdef");
+    let (status, body) =
+        server.call_as(admin(), Method::PATCH, &one, "application/merge-patch+json", &over).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert!(!whoami("abcdef.0123456789abcdef").await.status.success());
+    server.stop().await;
+}

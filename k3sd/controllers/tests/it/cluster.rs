@@ -16,7 +16,7 @@ use kube::{
 use rustls_pki_types::PrivateKeyDer;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use supervisor::pki::{Params, ServerPki};
+use supervisor::pki::{Ca, Params, ServerPki, Signer};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct Cluster {
     /// The administrator's client.
     pub(crate) client: Client,
+    api: ApiServer,
     cancel: CancellationToken,
     components: JoinSet<anyhow::Result<()>>,
     informers: Vec<Informers>,
@@ -40,10 +41,9 @@ impl Cluster {
         let directory = tempfile::tempdir().unwrap();
         let cancel = CancellationToken::new();
         let store = Sqlite::open(&directory.path().join("state.db")).await.unwrap();
-        let config = config(directory.path());
+        let (config, signer) = config(directory.path());
         let api = ApiServer::start(config, Arc::new(store), cancel.clone()).await.unwrap();
-        let client_as =
-            |name: &str, groups: &[&str]| Client::new(api.service_as(UserInfo::new(name, groups)), "default");
+        let client_as = |name: &str, groups: &[&str]| client_of(&api, name, groups);
 
         let mut components = JoinSet::new();
         let manager = client_as("system:kube-controller-manager", &[]);
@@ -55,6 +55,7 @@ impl Cluster {
                 node_cidr_mask_ipv6: 64,
                 root_ca: "the root".to_owned(),
             },
+            Arc::new(Issuer(signer)),
             manager,
             manager_informers.clone(),
             cancel.clone(),
@@ -69,6 +70,7 @@ impl Cluster {
         ));
         let cluster = Self {
             client: client_as("admin", &["system:masters"]),
+            api: api.clone(),
             cancel,
             components,
             informers: vec![manager_informers, scheduler_informers],
@@ -77,6 +79,11 @@ impl Cluster {
         // Admission refuses pods before their service account is there.
         get_until(&cluster.api::<ServiceAccount>(), "default", "service account", |_| true).await;
         cluster
+    }
+
+    /// A client that acts as this user.
+    pub(crate) fn client_as(&self, name: &str, groups: &[&str]) -> Client {
+        client_of(&self.api, name, groups)
     }
 
     /// Ends everything and waits for it: a component that failed or a task that does not end fails the test.
@@ -132,6 +139,31 @@ impl Cluster {
     }
 }
 
+/// The authorities, as the daemon gives them to the controllers.
+#[derive(Debug)]
+struct Issuer(Arc<Signer>);
+
+impl controllers::Issuer for Issuer {
+    fn issue(
+        &self,
+        authority: controllers::Authority,
+        request: &[u8],
+        usages: &[String],
+        lifetime: Duration,
+    ) -> Result<String, controllers::IssueError> {
+        let ca = match authority {
+            controllers::Authority::Clients => Ca::Client,
+            controllers::Authority::Servers => Ca::Server,
+        };
+        let signed = self.0.fulfil(ca, request, usages, lifetime);
+        signed.map_err(|error| controllers::IssueError::Unsuitable(error.to_string()))
+    }
+}
+
+fn client_of(api: &ApiServer, name: &str, groups: &[&str]) -> Client {
+    Client::new(api.service_as(UserInfo::new(name, groups)), "default")
+}
+
 /// Decodes a literal.
 pub(crate) fn from<T: DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
@@ -181,7 +213,7 @@ where
     .await
 }
 
-fn config(directory: &std::path::Path) -> Config {
+fn config(directory: &std::path::Path) -> (Config, Arc<Signer>) {
     // Nobody listens there; published endpoints may not be loopback addresses.
     let address: IpAddr = [192, 0, 2, 1].into();
     let pki = ServerPki::load_or_create(
@@ -197,7 +229,7 @@ fn config(directory: &std::path::Path) -> Config {
     .unwrap();
     let identity =
         |files: &supervisor::pki::KeyPairFiles| Identity::from_files(&files.cert, &files.key).unwrap();
-    Config {
+    let config = Config {
         service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
         node_port_range: 30000..=32767,
         cluster_domain: "cluster.local".to_owned(),
@@ -212,5 +244,6 @@ fn config(directory: &std::path::Path) -> Config {
         kubelet_client: identity(&pki.kubelet_client),
         kubelet_ca: certificates_from_file(&pki.server_ca).unwrap(),
         audit: None,
-    }
+    };
+    (config, pki.signer)
 }

@@ -2,6 +2,7 @@
 //! kubelet is missing: the tests write the pods' statuses in its place.
 
 mod batch;
+mod certificates;
 mod cluster;
 mod coordination;
 mod daemons;

@@ -4,6 +4,7 @@
 //! (`/v1-k3s/connect`), no joining servers, no bootstrap tokens, and certificates only for keys that the caller made.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -46,7 +47,7 @@ pub struct Caller {
 pub struct Endpoints {
     settings: Settings,
     passwords: token::Passwords,
-    signer: Signer,
+    signer: Arc<Signer>,
     node_passwords: Passwords,
     slices: Api<EndpointSlice>,
     at_once: Semaphore,
@@ -63,7 +64,7 @@ impl Endpoints {
     pub fn new(
         settings: Settings,
         passwords: token::Passwords,
-        signer: Signer,
+        signer: Arc<Signer>,
         client: &kube::Client,
     ) -> Self {
         Self {
@@ -95,7 +96,7 @@ impl Endpoints {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().to_owned();
         match path.as_str() {
-            "/cacerts" => return Ok(text(self.signer.server_ca())),
+            "/cacerts" => return Ok(text(self.signer.server_bundle())),
             "/ping" => return Ok(text("pong")),
             _ => {}
         }
@@ -120,8 +121,8 @@ impl Endpoints {
         match path.as_str() {
             "/v1-k3s/config" => json(&self.settings),
             "/v1-k3s/readyz" => Ok(text("ok")),
-            "/v1-k3s/client-ca.crt" => Ok(text(self.signer.client_ca())),
-            "/v1-k3s/server-ca.crt" => Ok(text(self.signer.server_ca())),
+            "/v1-k3s/client-ca.crt" => Ok(text(self.signer.client_bundle())),
+            "/v1-k3s/server-ca.crt" => Ok(text(self.signer.server_bundle())),
             "/v1-k3s/apiservers" => json(&self.api_servers().await?),
             _ => Err(Status::unknown_path()),
         }
@@ -159,7 +160,7 @@ impl Endpoints {
             ips = node_ips(headers)?;
         }
         let signed = self.signer.sign(certificate, request, &node, &ips).map_err(|error| match &error {
-            SignError::Malformed(_) => Status::bad_request(error.to_string()),
+            SignError::Malformed(_) | SignError::Usage(_) => Status::bad_request(error.to_string()),
             SignError::Issue(source) => Status::bad_request(format!("{error}: {source}")),
         })?;
         info!(node, certificate = certificate.stem(), "certificate issued to an agent");

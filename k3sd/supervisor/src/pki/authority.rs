@@ -24,6 +24,7 @@ pub(crate) struct Authority {
     pub(crate) issuer: Issuer<'static, KeyPair>,
     pub(crate) subject_key_id: Vec<u8>,
     pub(crate) not_before: OffsetDateTime,
+    pub(crate) not_after: OffsetDateTime,
     /// Made just now: what it signed before, if anything, is of no more use.
     pub(crate) is_new: bool,
 }
@@ -96,9 +97,10 @@ impl Authority {
         }
         let subject_key_id = subject_key_id(&cert).unwrap_or_default();
         let not_before = cert.validity().not_before.to_datetime();
+        let not_after = cert.validity().not_after.to_datetime();
         let issuer =
             Issuer::from_ca_cert_pem(&bundle, key).map_err(|_| damaged(paths.0, "authority certificate"))?;
-        Ok(Self { issuer, subject_key_id, not_before, is_new, bundle })
+        Ok(Self { issuer, subject_key_id, not_before, not_after, is_new, bundle })
     }
 }
 

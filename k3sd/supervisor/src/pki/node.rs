@@ -75,12 +75,15 @@ pub enum SignError {
     /// The request is none.
     #[error("the body is not a PKCS#10 certificate request in DER with a valid signature")]
     Malformed(#[source] rcgen::Error),
+    /// It is for something that certificates do not know.
+    #[error("unrecognized usage {0:?}")]
+    Usage(String),
     /// A name in it cannot be in a certificate.
     #[error("failed to issue a certificate")]
     Issue(#[source] rcgen::Error),
 }
 
-/// Issues certificates to nodes that join. It asks nobody: whether somebody may have one is decided before.
+/// Issues certificates, to nodes that join and by requests. It asks nobody: whether somebody may have one is decided before.
 pub struct Signer {
     client_ca: Authority,
     server_ca: Authority,
@@ -116,13 +119,21 @@ impl Signer {
     }
 
     /// The authorities that sign clients, as PEM.
-    pub fn client_ca(&self) -> &str {
+    pub fn client_bundle(&self) -> &str {
         self.client_ca.bundle()
     }
 
     /// The authorities that sign servers, as PEM.
-    pub fn server_ca(&self) -> &str {
+    pub fn server_bundle(&self) -> &str {
         self.server_ca.bundle()
+    }
+
+    pub(super) fn client_ca(&self) -> &Authority {
+        &self.client_ca
+    }
+
+    pub(super) fn server_ca(&self) -> &Authority {
+        &self.server_ca
     }
 }
 
