@@ -4,7 +4,9 @@ SKERRY_RELEASE = $(shell sed -n 's/^version = "\(.*\)"/\1/p' $(SKERRY_SOURCE)/Ca
 # Build results do not belong to the source.
 SKERRY_EXCLUSIONS = --exclude /target --exclude /build
 # The C library is linked in: init runs where there is no other file, and the daemons need none either.
-SKERRY_CARGO_ENV = RUSTFLAGS="-C target-feature=+crt-static"
+# Sources are named without the build machine's directories, as in the Justfile.
+SKERRY_CARGO_ENV = RUSTFLAGS="-C target-feature=+crt-static \
+	--remap-path-prefix=$(@D)=skerry --remap-path-prefix=$(BR_CARGO_HOME)/registry/src=crates"
 
 # Buildroot vendors crates of what it downloads; a local source has not been downloaded. Cargo.lock pins each of them.
 define SKERRY_FETCH_CRATES

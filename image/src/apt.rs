@@ -22,6 +22,17 @@ const LISTS_FRESH_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// The keyring that Debian hosts have.
 const HOST_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// When package lists are fetched again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refresh {
+    /// When there are none, and when they are older than a day.
+    WhenOld,
+    /// In any case.
+    Always,
+    /// When there are none.
+    Never,
+}
+
 /// One version of a package, as the signed lists describe it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Package {
@@ -43,13 +54,13 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// Writes the private configuration and brings the package lists up to date: when there are none, when they are
-    /// older than a day, or when `refresh` is set. Old lists are good enough when the mirror cannot be reached.
+    /// Writes the private configuration and brings the package lists up to date. Old lists are good enough when the
+    /// mirror cannot be reached.
     pub(crate) fn open(
         cache: &Cache,
         archive: &manifest::Archive,
         architecture: &str,
-        refresh: bool,
+        refresh: Refresh,
     ) -> anyhow::Result<Self> {
         for program in ["apt-get", "dpkg-deb"] {
             ensure!(
@@ -196,9 +207,14 @@ impl Archive {
         write_if_changed(&self.directory.join("state/status"), "")
     }
 
-    fn update(&self, archive: &manifest::Archive, refresh: bool) -> anyhow::Result<()> {
+    fn update(&self, archive: &manifest::Archive, refresh: Refresh) -> anyhow::Result<()> {
         let stamp = self.directory.join("lists.stamp");
-        if !refresh && is_fresh(&stamp) {
+        let good_enough = match refresh {
+            Refresh::WhenOld => is_fresh(&stamp),
+            Refresh::Always => false,
+            Refresh::Never => stamp.exists(),
+        };
+        if good_enough {
             return Ok(());
         }
         self.write_sources(archive, Path::new(HOST_KEYRING))?;

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Args;
 use disk::verity::{self, RootHash};
 
-use crate::apt::{Archive, Package};
+use crate::apt::{Archive, Package, Refresh};
 use crate::boot::{self, Slot};
 use crate::buildroot::{self, Built};
 use crate::cache::Cache;
@@ -95,6 +95,19 @@ pub(crate) struct Options {
     /// Ask Debian for newer packages even if the lists are fresh
     #[arg(long)]
     refresh: bool,
+    /// Take the package lists that are there, however old
+    #[arg(long, conflicts_with = "refresh")]
+    offline: bool,
+}
+
+impl Options {
+    fn refresh(&self) -> Refresh {
+        match (self.refresh, self.offline) {
+            (true, _) => Refresh::Always,
+            (_, true) => Refresh::Never,
+            _ => Refresh::WhenOld,
+        }
+    }
 }
 
 /// The files of one image, and what is known of them.
@@ -207,7 +220,7 @@ fn find_mkfs(cache: &Cache, manifest: &Manifest, options: &Options) -> anyhow::R
     if let Some(program) = &options.mkfs {
         return Tool::of_host(program);
     }
-    let archive = Archive::open(cache, &manifest.archive, Tool::ARCHITECTURE, options.refresh)?;
+    let archive = Archive::open(cache, &manifest.archive, Tool::ARCHITECTURE, options.refresh())?;
     let tool = manifest.tools.get("mkfs-erofs").context("debian.toml has no tool mkfs-erofs")?;
     Tool::prepare(&archive, tool)
 }
@@ -221,7 +234,7 @@ fn find_source(
     if let Some((tree, kernel)) = options.tree.as_ref().zip(options.kernel.as_ref()) {
         return Source::tree(tree, kernel);
     }
-    let archive = Archive::open(cache, &manifest.archive, &target.debian_architecture, options.refresh)?;
+    let archive = Archive::open(cache, &manifest.archive, &target.debian_architecture, options.refresh())?;
     Source::debian(&archive, manifest, target, options.debug)
 }
 

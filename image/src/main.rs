@@ -100,6 +100,7 @@ fn print_tool(name: &str, refresh: bool) -> anyhow::Result<()> {
     let manifest = manifest::Manifest::embedded()?;
     let tool = manifest.tools.get(name).with_context(|| format!("debian.toml has no tool '{name}'"))?;
     let cache = cache::Cache::open()?;
+    let refresh = if refresh { apt::Refresh::Always } else { apt::Refresh::WhenOld };
     let archive = apt::Archive::open(&cache, &manifest.archive, tool::Tool::ARCHITECTURE, refresh)?;
     let path: PathBuf = tool::Tool::prepare(&archive, tool)?.wrapper(&cache, name)?;
     println!("{}", path.display());
