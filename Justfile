@@ -22,9 +22,9 @@ node_state := env("SKERRY_NODE", justfile_directory() / "build/node")
 programs := "-p k3sd -p init -p pause -p demo"
 tools := "-p image -p qemu"
 
-# Messages of panics name sources as crates/..., target/... and skerry/...: where they were on this machine is nobody's concern, and would
-# make other bytes of the same sources. Of several that fit, the last counts.
-remap := "--remap-path-prefix=" + justfile_directory() + "=skerry" + " --remap-path-prefix=" + target_dir + "=target" + " --remap-path-prefix=" + cargo_home + "/registry/src=crates"
+# Messages of panics name sources as crates/... and target/...: where these were on this machine is nobody's concern, and would make other
+# bytes of the same sources. Our own have no path in front anyway; to name it here would have every checkout compile all crates anew.
+remap := "--remap-path-prefix=" + target_dir + "=target --remap-path-prefix=" + cargo_home + "/registry/src=crates"
 cargo_home := env("CARGO_HOME", env("HOME") / ".cargo")
 
 # Links the C library in. Works with --target only: else it would reach procedural macros, which cannot be static.
