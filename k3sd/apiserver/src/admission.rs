@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use machinery::status::Status;
 use serde_json::Value;
 
+use crate::audit::Trail;
 use crate::authz::rbac::Rbac;
 use crate::server::Shared;
 use crate::strategy::Context;
@@ -47,6 +48,8 @@ pub(crate) struct Review<'a> {
     pub old: Option<&'a Value>,
     pub shared: &'a Shared,
     pub notes: &'a Notes,
+    /// The audit log's record of the request.
+    pub trail: Option<&'a Trail>,
 }
 
 /// What plugins leave behind besides their answer.
@@ -86,6 +89,13 @@ impl Review<'_> {
         self.cx.resource.group == group
             && self.cx.resource.plural == plural
             && self.cx.subresource == subresource
+    }
+
+    /// Tell the audit log.
+    fn annotate(&self, key: &'static str, value: impl FnOnce() -> String) {
+        if let Some(trail) = self.trail {
+            trail.note(key, value());
+        }
     }
 
     /// A refusal in upstream's words.

@@ -265,6 +265,11 @@ impl Trail {
         self.0.change(|event| drop(note(event)));
     }
 
+    /// What a plugin has to say of the request.
+    pub(crate) fn note(&self, key: &'static str, value: String) {
+        self.0.change(|event| drop(event.annotations.insert(key, value)));
+    }
+
     /// The body of the request. `expected` is the (`apiVersion`, `kind`) that protobuf may leave out.
     pub(crate) fn saw_request(&self, body: &Bytes, media_type: &str, expected: (&str, &str)) {
         if body.is_empty() {

@@ -8,6 +8,7 @@ use machinery::selector::{FieldSelector, LabelSelector};
 use machinery::status::{FieldError, Status};
 use serde_json::Value;
 
+use crate::audit::Trail;
 use crate::pipeline::Call;
 use crate::request::Query;
 
@@ -17,6 +18,8 @@ pub(crate) struct WriteOptions {
     pub dry_run: bool,
     pub validation: FieldValidation,
     pub ownership: Ownership,
+    /// The audit log's record of the request.
+    pub trail: Option<Trail>,
 }
 
 /// How a write keeps the object's `managedFields`.
@@ -56,7 +59,7 @@ impl WriteOptions {
         let options = Self::parse(&call.query, write)?;
         let manager = call.query.get("fieldManager").map_or_else(|| default_manager(call), str::to_owned);
         let ownership = if write == Write::Apply { Ownership::Given } else { Ownership::Manager(manager) };
-        Ok(Self { ownership, ..options })
+        Ok(Self { ownership, trail: call.trail.clone(), ..options })
     }
 
     /// The options of a request that writes nothing, or not as its caller.
@@ -84,7 +87,7 @@ impl WriteOptions {
         if !faults.is_empty() {
             return Err(Status::invalid("meta.k8s.io", write.options(), "", faults));
         }
-        Ok(Self { dry_run, validation, ownership: Ownership::Keep })
+        Ok(Self { dry_run, validation, ..Self::default() })
     }
 }
 

@@ -1,8 +1,7 @@
 //! Pod security: namespaces say by labels what their pods may not do (upstream's `pod-security-admission`). Pods that break what
 //! is enforced are refused; of what is only warned of, the answer's `Warning` headers tell, for everything with a pod template, too.
 //! A namespace that becomes stricter is told which of its pods break the new rules.
-//!
-//! Current limitation: the `audit` mode is read and checked like the others, but tells nobody.
+//! The audit log is told which policy was enforced and what breaks the one that is to be audited.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -46,7 +45,8 @@ impl Plugin for PodSecurity {
             _ if !review.cx.subresource.is_empty() => Ok(()),
             (group, plural) => {
                 if let Some(template) = template(group, plural).and_then(|pointer| object.pointer(pointer)) {
-                    let (policies, _) = policies(review)?;
+                    let policies = policies(review)?;
+                    audit(review, policies.audit, template);
                     warn(review, policies.warn, template);
                 }
                 Ok(())
@@ -67,13 +67,12 @@ fn template(group: &str, plural: &str) -> Option<&'static str> {
     }
 }
 
-fn policies(review: &Review<'_>) -> Result<(Policies, bool), Status> {
+fn policies(review: &Review<'_>) -> Result<Policies, Status> {
     let name = review.cx.namespace;
     let namespace = review.cx.objects.object("", "namespaces", "", name);
     let namespace =
         namespace.ok_or_else(|| Status::internal(format!("failed to lookup namespace {name}")))?;
-    let (policies, faults) = Policies::of(&namespace);
-    Ok((policies, faults.is_empty()))
+    Ok(Policies::of(&namespace).0)
 }
 
 // === pods ===
@@ -82,13 +81,15 @@ fn pod(review: &Review<'_>, pod: &Value) -> Result<(), Status> {
     if IGNORED.contains(&review.cx.subresource) {
         return Ok(());
     }
-    let (policies, _) = policies(review)?;
-    if policies.enforce.level == Level::Privileged && policies.warn.level == Level::Privileged {
+    let policies = policies(review)?;
+    if policies.all_privileged() {
         return Ok(());
     }
     if review.old.is_some_and(|old| review.operation == Operation::Update && !is_significant(old, pod)) {
         return Ok(());
     }
+    review.annotate("pod-security.kubernetes.io/enforce-policy", || policies.enforce.to_string());
+    audit(review, policies.audit, pod);
     let found = violations(policies.enforce, pod);
     if !found.is_empty() {
         let detail = format!("violates PodSecurity \"{}\": {}", policies.enforce, details(&found));
@@ -102,6 +103,16 @@ fn warn(review: &Review<'_>, policy: Policy, pod: &Value) {
     let found = violations(policy, pod);
     if !found.is_empty() {
         review.notes.warn(format!("would violate PodSecurity \"{policy}\": {}", details(&found)));
+    }
+}
+
+fn audit(review: &Review<'_>, policy: Policy, pod: &Value) {
+    // Without somebody to tell there is no need to look.
+    let found = if review.trail.is_some() { violations(policy, pod) } else { Vec::new() };
+    if !found.is_empty() {
+        review.annotate("pod-security.kubernetes.io/audit-violations", || {
+            format!("would violate PodSecurity \"{policy}\": {}", details(&found))
+        });
     }
 }
 

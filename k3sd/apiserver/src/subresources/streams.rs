@@ -35,6 +35,7 @@ pub(super) async fn run(mut call: Call) -> Result<Response, Status> {
             old: Some(&pod),
             shared: &call.shared,
             notes: &Notes::default(),
+            trail: call.trail.as_ref(),
         };
         call.shared.admission.validate(&review, &Value::Null).await?;
     }

@@ -43,6 +43,7 @@ pub(super) async fn run(mut call: Call) -> Result<Response, Status> {
         old: None,
         shared: &call.shared,
         notes: &Notes::default(),
+        trail: call.trail.as_ref(),
     };
     call.shared.admission.validate(&review, &request).await?;
     let claims = claims(&call, &account, &request)?;

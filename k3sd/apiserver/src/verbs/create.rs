@@ -64,8 +64,15 @@ pub(crate) async fn create(
     managed_fields::track(entry, &options.ownership, "", &mut object, None);
     let name = meta::name(&object).to_owned();
     let notes = Notes::default();
-    let review =
-        Review { cx: &cx, operation: Operation::Create, name: &name, old: None, shared, notes: &notes };
+    let review = Review {
+        cx: &cx,
+        operation: Operation::Create,
+        name: &name,
+        old: None,
+        shared,
+        notes: &notes,
+        trail: options.trail.as_ref(),
+    };
     shared.admission.mutate(&review, &mut object).await?;
     let reservation = entry.strategy.begin_create(&cx, &mut object)?;
     drop_status(entry, &mut object);

@@ -101,6 +101,7 @@ pub(crate) async fn delete(
             old: Some(&current.object),
             shared,
             notes: &Notes::default(),
+            trail: None,
         };
         shared.admission.validate(&review, &Value::Null).await?;
         entry.strategy.check_delete(&cx, &current.object)?;

@@ -177,7 +177,7 @@ pub(crate) async fn change(
         let insisted =
             matches!(meta::resource_version(&object), version if !version.is_empty() && version != "0");
         let Prepared { object, reservation, warnings, notes } =
-            prepare(shared, &cx, &target, &options.ownership, object, &current.object).await?;
+            prepare(shared, &cx, &target, options, object, &current.object).await?;
         if is_same(&options.ownership, &object, &current.object) {
             return Ok(Written { bytes: current.bytes, warnings, created: false });
         }
@@ -241,7 +241,7 @@ async fn prepare(
     shared: &Shared,
     cx: &Context<'_>,
     target: &Target<'_>,
-    ownership: &Ownership,
+    options: &WriteOptions,
     mut object: Value,
     old: &Value,
 ) -> Result<Prepared, Status> {
@@ -256,10 +256,17 @@ async fn prepare(
         copy_field(&mut object, old, "status");
     }
     create::apply_defaults(entry, &mut object);
-    managed_fields::track(entry, ownership, target.subresource, &mut object, Some(old));
+    managed_fields::track(entry, &options.ownership, target.subresource, &mut object, Some(old));
     let notes = Notes::default();
-    let review =
-        Review { cx, operation: Operation::Update, name: target.name, old: Some(old), shared, notes: &notes };
+    let review = Review {
+        cx,
+        operation: Operation::Update,
+        name: target.name,
+        old: Some(old),
+        shared,
+        notes: &notes,
+        trail: options.trail.as_ref(),
+    };
     shared.admission.mutate(&review, &mut object).await?;
     let reservation = if status {
         strategy.prepare_status_update(cx, &mut object, old);

@@ -25,6 +25,10 @@ rules:
   verbs: [watch, get]
   resources: [{group: "", resources: [configmaps]}]
   omitStages: [RequestReceived]
+- level: Metadata
+  verbs: [create]
+  resources: [{group: "", resources: [pods]}]
+  omitStages: [RequestReceived]
 - level: None
 "#;
 
@@ -128,5 +132,29 @@ async fn a_stream_is_recorded_when_it_begins_and_when_it_ends() {
     let recorded = events(server.dir.path(), "system:admin");
     assert_eq!(stages(&recorded[2..]), ["ResponseComplete"], "this rule leaves out the first stage");
     assert_eq!(recorded[2]["responseStatus"]["code"], 404);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn pod_security_tells_what_it_enforced_and_what_would_break_the_audited_policy() {
+    let server = audited().await;
+    let labels = json!({"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/audit": "restricted",
+        "pod-security.kubernetes.io/audit-version": "v1.18"});
+    let namespace = json!({"metadata": {"name": "team", "labels": labels}});
+    assert_eq!(server.call(Method::POST, "/api/v1/namespaces", namespace).await.0, StatusCode::CREATED);
+    let account = json!({"metadata": {"name": "default"}});
+    let path = "/api/v1/namespaces/team/serviceaccounts";
+    assert_eq!(server.call(Method::POST, path, account).await.0, StatusCode::CREATED);
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    assert_eq!(server.call(Method::POST, "/api/v1/namespaces/team/pods", pod).await.0, StatusCode::CREATED);
+    let recorded = events(server.dir.path(), "system:admin");
+    let notes = &recorded.last().unwrap()["annotations"];
+    assert_eq!(notes["pod-security.kubernetes.io/enforce-policy"], "baseline:latest");
+    let violations = notes["pod-security.kubernetes.io/audit-violations"].as_str().unwrap();
+    assert!(
+        violations
+            .starts_with("would violate PodSecurity \"restricted:v1.18\": allowPrivilegeEscalation != false"),
+        "{violations}"
+    );
     server.stop().await;
 }

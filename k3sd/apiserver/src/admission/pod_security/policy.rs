@@ -99,6 +99,13 @@ impl Policies {
     }
 }
 
+impl Policies {
+    /// Whether pods may do whatever they like and nobody is told.
+    pub(super) fn all_privileged(&self) -> bool {
+        [self.enforce, self.audit, self.warn].iter().all(|policy| policy.level == Level::Privileged)
+    }
+}
+
 fn fault(label: &str, value: &str, detail: &str) -> FieldError {
     FieldError::invalid(format!("metadata.labels[{label}]"), value, detail)
 }
