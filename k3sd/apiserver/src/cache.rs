@@ -33,6 +33,9 @@ const RING_KEEP: usize = 100;
 /// More than this many do not stay however young they are.
 const RING_MAX: usize = 100_000;
 
+/// Nor more than this of states that nothing else holds any more: the objects that were replaced or deleted. What exists costs nothing here.
+const RING_MAX_BYTES: usize = 32 << 20;
+
 /// One stored object at one revision: what is sent, and beside it what selectors ask about.
 #[derive(Debug)]
 pub(crate) struct Object {
@@ -72,6 +75,14 @@ pub(crate) struct Change {
     at: Instant,
 }
 
+impl Change {
+    /// What it keeps of the past: the state before, and the last one of what is gone.
+    fn past_bytes(&self) -> usize {
+        let last = if self.kind == ChangeKind::Deleted { self.object.bytes.len() } else { 0 };
+        self.previous.as_ref().map_or(0, |previous| previous.bytes.len()) + last
+    }
+}
+
 /// Where a watcher is in the ring.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cursor(u64);
@@ -100,6 +111,8 @@ struct State {
     ring: VecDeque<Arc<Change>>,
     /// Sequence number of the ring's front.
     front: u64,
+    /// Bytes of objects that only the ring holds.
+    past_bytes: usize,
     /// All changes after this revision are in the ring.
     complete_after: i64,
     /// The newest change applied.
@@ -124,6 +137,7 @@ impl Cache {
             objects: BTreeMap::new(),
             ring: VecDeque::new(),
             front: 0,
+            past_bytes: 0,
             complete_after: revision,
             last_modified: 0,
         };
@@ -235,7 +249,9 @@ impl Cache {
             (Some(_), false) => ChangeKind::Modified,
         };
         state.last_modified = revision;
-        state.ring.push_back(Arc::new(Change { kind, key, object, previous, at: Instant::now() }));
+        let change = Change { kind, key, object, previous, at: Instant::now() };
+        state.past_bytes += change.past_bytes();
+        state.ring.push_back(Arc::new(change));
         state.trim();
         let end = state.end().0;
         drop(state);
@@ -265,10 +281,12 @@ impl State {
     fn trim(&mut self) {
         while self.ring.len() > RING_KEEP {
             let Some(oldest) = self.ring.front() else { return };
-            if oldest.at.elapsed() < RING_AGE && self.ring.len() <= RING_MAX {
+            let fits = self.ring.len() <= RING_MAX && self.past_bytes <= RING_MAX_BYTES;
+            if fits && oldest.at.elapsed() < RING_AGE {
                 return;
             }
             self.complete_after = oldest.object.revision;
+            self.past_bytes -= oldest.past_bytes();
             self.ring.pop_front();
             self.front += 1;
         }
@@ -314,6 +332,22 @@ mod tests {
         let kinds: Vec<_> = changes.iter().map(|c| (c.kind, c.object.revision)).collect();
         assert_eq!(kinds, [(ChangeKind::Modified, 13), (ChangeKind::Deleted, 14)]);
         assert!(cache.changes(&mut cursor, 10).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_past_has_a_limit_and_what_exists_does_not_count() {
+        let cache = cache();
+        let big = format!(r#"{{"metadata":{{}},"data":"{}"}}"#, "x".repeat(RING_MAX_BYTES / 200));
+        for revision in 11..=300 {
+            cache.apply(&format!("ns/{revision}"), big.as_bytes(), revision, false);
+        }
+        assert!(cache.cursor_after(10).is_ok(), "nothing is past yet");
+        for revision in 301..=600 {
+            cache.apply("ns/11", big.as_bytes(), revision, false);
+        }
+        let kept = cache.read().ring.len();
+        assert!((150..300).contains(&kept), "{kept} changes are kept");
+        assert!(cache.cursor_after(10).is_err() && cache.cursor_after(600 - 150).is_ok());
     }
 
     #[tokio::test(start_paused = true)]

@@ -254,9 +254,10 @@ pub(super) fn events(connection: &Connection, from: Revision, to: Revision) -> r
 pub(super) fn leased(connection: &Connection) -> rusqlite::Result<Vec<(Arc<str>, Revision, i64)>> {
     connection
         .prepare(
-            "SELECT k.name, k.id, k.lease
-             FROM (SELECT MAX(id) AS id FROM kine GROUP BY name) newest CROSS JOIN kine k ON k.id = newest.id
-             WHERE k.deleted = 0 AND k.lease > 0",
+            // One pass in the order of the file; few rows have a lease, so the lookups behind it are few.
+            "SELECT k.name, k.id, k.lease FROM kine k
+             WHERE k.lease > 0 AND k.deleted = 0
+               AND NOT EXISTS (SELECT 1 FROM kine newer WHERE newer.name = k.name AND newer.id > k.id)",
         )?
         .query_map([], |row| Ok((row.get(0)?, Revision(row.get(1)?), row.get(2)?)))?
         .collect()
