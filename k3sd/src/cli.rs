@@ -12,7 +12,14 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 /// Kubernetes in one process: datastore, API server, controllers, scheduler, kubelet, service proxy and pod network.
 #[derive(Debug, Parser)]
-#[command(name = "k3sd", version, about, args_override_self = true, arg_required_else_help = true)]
+#[command(
+    name = "k3sd",
+    version,
+    about,
+    args_override_self = true,
+    arg_required_else_help = true,
+    after_help = "Other commands: certificate check, certificate rotate; kubectl, crictl and ctr start the program of that name."
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -110,6 +117,15 @@ pub(crate) struct ServerFlags {
     #[arg(long, value_name = "FILE", env = "K3S_AGENT_TOKEN_FILE", help_heading = "Cluster")]
     pub(crate) agent_token_file: Option<PathBuf>,
 
+    /// Where objects are stored: sqlite://PATH, relative to DATA/server [default: sqlite://db/state.db]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "K3S_DATASTORE_ENDPOINT",
+        hide_env_values = true,
+        help_heading = "Data"
+    )]
+    pub(crate) datastore_endpoint: Option<String>,
     /// Setting of the API server, KEY=VALUE; repeatable. Acted on: audit-policy-file, audit-log-path, audit-log-maxage,
     /// audit-log-maxbackup, audit-log-maxsize
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Components")]

@@ -14,6 +14,7 @@ use crate::cli::{Cli, Command, CommonFlags, idle};
 use crate::config_file;
 
 const DATA_DIR: &str = "/var/lib/rancher/k3s";
+const CONFIG_FILE: &str = "/etc/rancher/k3s/config.yaml";
 
 /// What to run, resolved.
 #[derive(Clone, Debug)]
@@ -104,6 +105,19 @@ impl Config {
 
 fn data_dir(flags: &CommonFlags) -> PathBuf {
     flags.data_dir.clone().unwrap_or_else(|| PathBuf::from(DATA_DIR))
+}
+
+/// The data directory for commands that are no daemon and were told none: by the environment, by the files, or K3s's.
+pub(crate) fn default_data_dir() -> PathBuf {
+    let given = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let from_files = || {
+        let files = given("K3S_CONFIG_FILE").unwrap_or_else(|| PathBuf::from(CONFIG_FILE));
+        // A file that cannot be read is the daemon's to complain about.
+        let settings = config_file::load(&files).unwrap_or_default();
+        let setting = settings.into_iter().find(|setting| setting.flag == "data-dir")?;
+        setting.values.into_iter().next_back().map(PathBuf::from)
+    };
+    given("K3S_DATA_DIR").or_else(from_files).unwrap_or_else(|| PathBuf::from(DATA_DIR))
 }
 
 /// A secret that was given itself, or by a file.
@@ -240,6 +254,26 @@ mod tests {
     #[test]
     fn the_commands_are_well_formed() {
         Cli::parser().debug_assert();
+    }
+
+    #[test]
+    fn objects_are_in_a_file_of_the_server_or_anywhere() {
+        let at = |endpoint: &str| {
+            server(&["--data-dir=/d", "--datastore-endpoint", endpoint]).map(|config| config.database)
+        };
+        for (endpoint, file) in [
+            ("", "/d/server/db/state.db"),
+            ("sqlite", "/d/server/db/state.db"),
+            ("sqlite://", "/d/server/db/state.db"),
+            ("sqlite://./db/other.db?_journal=WAL", "/d/server/db/other.db"),
+            ("sqlite:///x/state.db", "/x/state.db"),
+        ] {
+            assert_eq!(at(endpoint).unwrap(), PathBuf::from(file), "{endpoint}");
+        }
+        let refused = at("postgres://me:secret@db/k3s").unwrap_err().to_string();
+        assert!(refused.contains("sqlite://PATH") && refused.contains("postgres"), "{refused}");
+        assert!(!refused.contains("secret"), "{refused}");
+        assert!(!at("me:secret@tcp(db)").unwrap_err().to_string().contains("secret"));
     }
 
     #[test]

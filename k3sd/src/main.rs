@@ -1,8 +1,9 @@
 //! `k3sd`: Kubernetes in one process.
 //!
-//! This file decides which program the binary is: under the names of CNI plugins it is the CNI plugin, else it is the
-//! daemon. [`server`] and [`agent`] wire the daemon's components; the crates below this folder are the components.
+//! This file decides which program the binary is: under the names of CNI plugins it is the CNI plugin, for those of [`tools`] it
+//! makes room, for [`admin`]'s words it does one thing and ends, else it is the daemon. [`server`] and [`agent`] wire the daemon's components; the crates below this folder are the components.
 
+mod admin;
 mod agent;
 mod cli;
 mod config;
@@ -11,6 +12,7 @@ mod node;
 mod notify;
 mod server;
 mod tasks;
+mod tools;
 
 use std::env;
 use std::path::Path;
@@ -36,6 +38,12 @@ fn main() -> ExitCode {
     // Started by the container runtime for every pod: nothing else may run before it.
     if network::cni::PROGRAM_NAMES.contains(&name) {
         return network::cni::main();
+    }
+    if let Some(call) = tools::Call::of(&env::args_os().collect::<Vec<_>>()) {
+        return call.run(&config::default_data_dir());
+    }
+    if let Some(code) = admin::main(&arguments) {
+        return code;
     }
     let config = match Config::from_command_line(arguments) {
         Ok(config) => config,

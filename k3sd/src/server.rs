@@ -38,7 +38,7 @@ pub(crate) async fn run(config: Config, notifier: Arc<Notifier>) -> anyhow::Resu
         .await
         .with_context(|| format!("failed to listen on {}; is another server running?", config.listen))?;
     let (pki, passwords) = prepare_files(&config).await?;
-    let store = Arc::new(open_datastore(&config.data_dir).await?);
+    let store = Arc::new(open_datastore(&config.database).await?);
 
     // Components stop first, then the API they talk to, then the datastore below it.
     let mut serving = Tasks::new("API server");
@@ -97,12 +97,13 @@ async fn prepare_files(config: &Config) -> anyhow::Result<(ServerPki, Passwords)
     .await?
 }
 
-async fn open_datastore(data_dir: &Path) -> anyhow::Result<Sqlite> {
-    let directory = data_dir.join("server/db");
-    tokio::fs::create_dir_all(&directory)
-        .await
-        .with_context(|| format!("failed to create {}", directory.display()))?;
-    Ok(Sqlite::open(&directory.join("state.db")).await?)
+async fn open_datastore(path: &Path) -> anyhow::Result<Sqlite> {
+    if let Some(directory) = path.parent() {
+        tokio::fs::create_dir_all(directory)
+            .await
+            .with_context(|| format!("failed to create {}", directory.display()))?;
+    }
+    Ok(Sqlite::open(path).await?)
 }
 
 fn api_config(config: &Config, pki: &ServerPki) -> anyhow::Result<apiserver::Config> {

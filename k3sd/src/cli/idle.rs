@@ -116,7 +116,6 @@ const REFUSED: &[(&str, Takes)] = &[
     ("server", Value),
     ("cluster-reset", Switch),
     ("cluster-reset-restore-path", Value),
-    ("datastore-endpoint", Value),
     ("datastore-cafile", Value),
     ("datastore-certfile", Value),
     ("datastore-keyfile", Value),

@@ -13,6 +13,8 @@ use super::{Mistakes, apiserver_arg, data_dir, secret};
 use crate::cli::ServerFlags;
 
 const KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
+/// Below the server's directory.
+const DATABASE: &str = "db/state.db";
 /// The port the supervisor and the API share.
 const HTTPS_PORT: u16 = 6443;
 const CLUSTER_CIDR: &str = "10.42.0.0/16";
@@ -25,6 +27,8 @@ const NODE_PORTS: RangeInclusive<u16> = 30000..=32767;
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
     pub(crate) data_dir: PathBuf,
+    /// The SQLite file with all objects.
+    pub(crate) database: PathBuf,
     pub(crate) listen: SocketAddr,
     pub(crate) advertise_address: IpAddr,
     pub(crate) tls_sans: Vec<String>,
@@ -61,8 +65,11 @@ impl Server {
         let port = flags.https_listen_port.unwrap_or(HTTPS_PORT);
         let node = (!flags.disable_agent.unwrap_or_default())
             .then(|| Node::resolve(&flags.node, &identity, mistakes, warnings));
+        let data_dir = data_dir(&flags.common);
+        let endpoint = flags.datastore_endpoint.as_deref().unwrap_or_default();
         Self {
-            data_dir: data_dir(&flags.common),
+            database: data_dir.join("server").join(database(endpoint, mistakes, warnings)),
+            data_dir,
             listen: SocketAddr::new(flags.node.bind_address.unwrap_or_else(|| identity.any_address()), port),
             advertise_address: flags.advertise_address.unwrap_or(identity.ips[0]),
             tls_sans: flags.tls_san,
@@ -107,6 +114,23 @@ impl Server {
         };
         format!("https://{}", SocketAddr::new(host, self.listen.port()))
     }
+}
+
+/// The file that `--datastore-endpoint` names, relative to the server's directory unless absolute. What is refused is not repeated: it
+/// may hold a password.
+fn database(endpoint: &str, mistakes: &mut Mistakes, warnings: &mut Vec<String>) -> PathBuf {
+    let (scheme, rest) = endpoint.split_once("://").unwrap_or((endpoint, ""));
+    if !matches!(scheme, "" | "sqlite") {
+        mistakes.add(format!(
+            "datastore-endpoint: objects are stored in SQLite only, as sqlite://PATH; {} is not there yet",
+            if rest.is_empty() { "what was given" } else { scheme }
+        ));
+    }
+    let (path, options) = rest.split_once('?').unwrap_or((rest, ""));
+    if !options.is_empty() {
+        warnings.push("datastore-endpoint: what follows the question mark is not acted on".to_owned());
+    }
+    PathBuf::from(if path.is_empty() { DATABASE } else { path })
 }
 
 fn backend(given: Option<&str>, mistakes: &mut Mistakes) -> Backend {

@@ -5,6 +5,7 @@
 
 mod authority;
 mod der;
+pub mod inventory;
 mod leaf;
 mod node;
 mod request;

@@ -50,7 +50,7 @@ impl Running {
             unreachable!()
         };
         let (pki, passwords) = prepare_files(&config).await.unwrap();
-        let store = Arc::new(open_datastore(&config.data_dir).await.unwrap());
+        let store = Arc::new(open_datastore(&config.database).await.unwrap());
         let mut tasks = Tasks::new("test");
         let api = api_config(&config, &pki).unwrap();
         let api = ApiServer::start(api, store, tasks.cancel().clone()).await.unwrap();

@@ -17,7 +17,7 @@ use crate::files;
 /// One year, as K3s gives its leaves.
 const LIFETIME: Duration = Duration::days(365);
 /// A leaf this close to its end is issued again at the next start.
-const RENEW_BEFORE: Duration = Duration::days(120);
+pub(crate) const RENEW_BEFORE: Duration = Duration::days(120);
 
 /// What a certificate may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -102,3 +102,26 @@ fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     files.sort();
     files
 }
+
+#[test]
+fn certificates_that_are_put_aside_are_made_anew_and_others_stay() {
+    use inventory::{Service, Validity, check, put_aside};
+    let dir = tempfile::tempdir().unwrap();
+    let pki = ServerPki::load_or_create(dir.path(), &params()).unwrap();
+    let services = Service::all(dir.path());
+    let found = check(dir.path(), &services).unwrap();
+    // Twelve leaves, each with its authority behind it.
+    assert_eq!(found.len(), 24, "{found:?}");
+    assert!(found.iter().all(|found| found.validity == Validity::Ok));
+    let serving = found.iter().find(|found| found.subject == "kube-apiserver").unwrap();
+    assert_eq!((serving.usages.as_slice(), serving.path == pki.serving.cert), (&["ServerAuth"][..], true));
+
+    let (admin, kubelet) = (read(&pki.admin.cert), read(&pki.kubelet_serving.key));
+    let aside = put_aside(dir.path(), &["admin".parse().unwrap()]).unwrap();
+    assert!(!pki.admin.cert.exists() && !pki.admin.key.exists());
+    assert_eq!(read(&aside.join("client-admin.crt")), admin);
+    let again = ServerPki::load_or_create(dir.path(), &params()).unwrap();
+    assert_ne!(read(&again.admin.cert), admin);
+    assert_eq!(read(&again.kubelet_serving.key), kubelet);
+    assert!("etcd2".parse::<Service>().unwrap_err().contains("api-server"));
+}

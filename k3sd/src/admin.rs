@@ -1,0 +1,64 @@
+//! Commands that do one thing to a node's files and end: `certificate`.
+
+mod certificate;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config;
+
+/// The words that lead here.
+const WORDS: [&str; 1] = ["certificate"];
+
+#[derive(Debug, Parser)]
+#[command(name = "k3sd", version)]
+struct Admin {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look at this node's certificates, or have them made anew
+    Certificate {
+        #[command(subcommand)]
+        command: certificate::Command,
+        /// Directory of everything that must survive a restart [default: /var/lib/rancher/k3s]
+        #[arg(short, long, value_name = "DIR", global = true)]
+        data_dir: Option<PathBuf>,
+    },
+}
+
+/// Does what the command line asks for, if its word leads here.
+pub(crate) fn main(arguments: &[String]) -> Option<ExitCode> {
+    if !arguments.get(1).is_some_and(|word| WORDS.contains(&word.as_str())) {
+        return None;
+    }
+    let Command::Certificate { command, data_dir } = Admin::parse_from(arguments).command;
+    let done = command.run(&data_dir.unwrap_or_else(config::default_data_dir));
+    Some(match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("k3sd: {error:#}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed_and_words_lead_to_them() {
+        Admin::command().debug_assert();
+        let commands: Vec<String> =
+            Admin::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
+        assert_eq!(commands, WORDS);
+        assert!(main(&["k3sd".to_owned(), "server".to_owned()]).is_none());
+    }
+}
