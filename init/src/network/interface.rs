@@ -332,11 +332,14 @@ impl Keeper {
         self.shared.offers.drop(self.index);
         self.shared.resolver.end_lease(self.index);
         let Some(lease) = self.lease.take() else { return Ok(()) };
+        let mut removals = Vec::new();
         for route in self.routes(&lease) {
             let removed = self.shared.links.remove_route(self.index, &route).await;
-            removed.with_context(|| format!("failed to remove the route to {}", route.to))?;
+            removals.push(removed.with_context(|| format!("failed to remove the route to {}", route.to)));
         }
-        self.remove_address(&lease).await
+        // Whatever became of the routes: the address may be another machine's soon.
+        removals.push(self.remove_address(&lease).await);
+        removals.into_iter().collect()
     }
 
     async fn remove_address(&self, lease: &Lease) -> Result<()> {
