@@ -19,6 +19,7 @@ use machinery::resources::Amounts;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::context::{Context, path};
 use crate::discovery;
@@ -26,6 +27,10 @@ use crate::discovery;
 const WORKERS: usize = 5;
 /// Pods that should be gone, and what was charged for objects that were never stored, are noticed by then.
 const RESYNC: Duration = Duration::from_secs(5 * 60);
+/// How long a charge may be ahead of the object it is for,
+const IN_FLIGHT: Duration = Duration::from_secs(1);
+/// and how often to look whether it has come.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Whose objects take more than a place in a count.
 const MEASURED: [&str; 3] = ["pods", "persistentvolumeclaims", "services"];
 
@@ -38,6 +43,8 @@ struct Controller {
     queue: WorkQueue<ObjectKey>,
     /// The kinds that are followed. None: the server does not have it.
     followed: Mutex<BTreeMap<KindName, Option<Informer<PartialObject>>>>,
+    /// Revisions at which quotas were found ahead of their objects, and when.
+    ahead: Mutex<BTreeMap<ObjectKey, (u64, Instant)>>,
     /// Kinds to follow from now on.
     follow: mpsc::UnboundedSender<(KindName, Informer<PartialObject>)>,
 }
@@ -48,6 +55,7 @@ pub(crate) async fn run(context: Context) {
         quotas: context.informers.shared(),
         queue: WorkQueue::new(),
         followed: Mutex::default(),
+        ahead: Mutex::default(),
         follow,
         context: context.clone(),
     });
@@ -112,14 +120,19 @@ impl Controller {
         let hard = Amounts::of(object.pointer("/spec/hard"));
         let mut used = Amounts::default();
         let quota = Quota::of(&object);
+        let mut seen = u64::MAX;
         for (group, plural) in kinds(&hard) {
             let kind = Kind { group: &group, plural: &plural };
             let names: Vec<&String> = hard.0.keys().filter(|name| kind.takes(name)).collect();
             let Some(informer) = self.informer(&group, &plural).await? else { continue };
             informer.synced().await;
+            seen = seen.min(informer.revision());
             let mut sum = names.iter().map(|name| ((*name).clone(), Quantity::ZERO)).collect();
             add_all(&mut sum, kind, &quota, &informer.list_namespace(namespace))?;
             used.0.extend(sum.0);
+        }
+        if quota.hard == hard && self.is_ahead(key, stored.revision(), seen) {
+            return Ok(Some(LOOK_AGAIN));
         }
         if quota.hard != hard || quota.used != used || object.get("status").is_none() {
             let status = json!({ "hard": hard.to_value(), "used": used.to_value() });
@@ -132,6 +145,25 @@ impl Controller {
             };
         }
         Ok(Some(RESYNC))
+    }
+
+    /// Whether the quota may have been charged for an object that is not stored yet: it has changed later than all that is counted.
+    /// After a while it has not, or not for something that came.
+    fn is_ahead(&self, key: &ObjectKey, revision: u64, seen: u64) -> bool {
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen >= revision {
+            ahead.remove(key);
+            return false;
+        }
+        let (at, since) = ahead.entry(key.clone()).or_insert_with(|| (revision, Instant::now()));
+        if *at != revision {
+            (*at, *since) = (revision, Instant::now());
+        }
+        let waiting = since.elapsed() < IN_FLIGHT;
+        if !waiting {
+            ahead.remove(key);
+        }
+        waiting
     }
 
     /// The cache of a kind, followed from now on. It is the garbage collector's, so it costs nothing.

@@ -76,6 +76,7 @@ impl Strategy for ResourceQuota {
     fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> Vec<FieldError> {
         let mut faults = Vec::new();
         amounts(object, "/spec/hard", &mut faults);
+        faults.extend(scope_faults(object));
         faults
     }
 
@@ -88,6 +89,108 @@ impl Strategy for ResourceQuota {
             check::immutable(object, old, "/spec/scopes", &mut faults);
         }
         faults
+    }
+}
+
+const SCOPES: [&str; 7] = [
+    "Terminating",
+    "NotTerminating",
+    "BestEffort",
+    "NotBestEffort",
+    "PriorityClass",
+    "CrossNamespacePodAffinity",
+    "VolumeAttributesClass",
+];
+/// Bounds that are not for any kind; only these are compared with scopes.
+const STANDARD: [&str; 19] = [
+    "configmaps",
+    "cpu",
+    "ephemeral-storage",
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "memory",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+    "requests.storage",
+    "resourcequotas",
+    "secrets",
+    "services",
+    "services.loadbalancers",
+    "services.nodeports",
+];
+const COMPUTE: [&str; 6] =
+    ["cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
+
+/// Upstream's `validateResourceQuotaScopes` and `validateScopedResourceSelectorRequirement`.
+fn scope_faults(object: &Value) -> Vec<FieldError> {
+    let mut faults = Faults::default();
+    let spec = walk::Node::root(object).get("spec");
+    let bounds: Vec<&str> = spec.get("hard").entries().map(|(name, _)| name).collect();
+    let mut named = Vec::new();
+    let scopes = spec.get("scopes");
+    for scope in scopes.items() {
+        check_scope(&scopes, scope.str(), &bounds, &mut faults);
+        named.push(scope.str());
+    }
+    refuse_both(&scopes, &named, &mut faults);
+    let expressions = spec.at("scopeSelector.matchExpressions");
+    named.clear();
+    for expression in expressions.items() {
+        let (scope, operator) = (expression.get("scopeName"), expression.get("operator"));
+        check_scope(&scope, scope.str(), &bounds, &mut faults);
+        let values = expression.get("values");
+        let selects = matches!(scope.str(), "PriorityClass" | "VolumeAttributesClass");
+        match operator.str() {
+            "In" | "NotIn" if !selects => {
+                faults.invalid(&operator, "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity");
+            }
+            "In" | "NotIn" if values.len() == 0 => {
+                faults.required(
+                    &values,
+                    "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
+                );
+            }
+            "Exists" | "DoesNotExist" if values.len() > 0 => {
+                faults.invalid(
+                    &values,
+                    "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector",
+                );
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            _ => faults.invalid(&operator, "not a valid selector operator"),
+        }
+        named.push(scope.str());
+    }
+    refuse_both(&expressions, &named, &mut faults);
+    faults.0
+}
+
+/// A scope that does not exist, or that what is bounded does not have.
+fn check_scope(at: &walk::Node<'_>, scope: &str, bounds: &[&str], faults: &mut Faults) {
+    if !SCOPES.contains(&scope) {
+        faults.invalid(at, "unsupported scope");
+    }
+    let fits = |bound: &str| match scope {
+        "BestEffort" => bound == "pods",
+        "VolumeAttributesClass" => matches!(bound, "persistentvolumeclaims" | "requests.storage"),
+        _ => bound == "pods" || COMPUTE.contains(&bound),
+    };
+    let mut standard = bounds.iter().filter(|bound| STANDARD.contains(bound));
+    if SCOPES.contains(&scope) && !standard.all(|bound| fits(bound)) {
+        faults.invalid(at, "unsupported scope applied to resource");
+    }
+}
+
+fn refuse_both(at: &walk::Node<'_>, named: &[&str], faults: &mut Faults) {
+    for pair in [["BestEffort", "NotBestEffort"], ["Terminating", "NotTerminating"]] {
+        if pair.iter().all(|scope| named.contains(scope)) {
+            faults.invalid(at, "conflicting scopes");
+        }
     }
 }
 
@@ -107,5 +210,51 @@ fn amounts(object: &Value, pointer: &str, faults: &mut Vec<FieldError>) {
                     | "services.loadbalancers"
             );
         check::quantity(amount, &format!("{}[{name}]", path(pointer)), counted, faults);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn faults(spec: Value) -> Vec<String> {
+        scope_faults(&json!({ "spec": spec })).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn scopes_must_exist_fit_what_is_bounded_and_each_other() {
+        assert!(faults(json!({ "hard": { "pods": "1" }, "scopes": ["BestEffort"] })).is_empty());
+        assert!(faults(json!({ "hard": { "count/secrets": "1" }, "scopes": ["BestEffort"] })).is_empty());
+        for (spec, text) in [
+            (json!({ "hard": {}, "scopes": ["Lazy"] }), "unsupported scope"),
+            (
+                json!({ "hard": { "cpu": "1" }, "scopes": ["BestEffort"] }),
+                "unsupported scope applied to resource",
+            ),
+            (
+                json!({ "hard": { "secrets": "1" }, "scopes": ["Terminating"] }),
+                "unsupported scope applied to resource",
+            ),
+            (json!({ "hard": {}, "scopes": ["Terminating", "NotTerminating"] }), "conflicting scopes"),
+        ] {
+            let found = faults(spec);
+            assert!(found.len() == 1 && found[0].ends_with(text), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn scope_selectors_have_values_where_they_compare_and_only_there() {
+        let select = |scope: &str, operator: &str, values: Value| {
+            let expression = json!({ "scopeName": scope, "operator": operator, "values": values });
+            faults(json!({ "hard": { "pods": "1" }, "scopeSelector": { "matchExpressions": [expression] } }))
+        };
+        assert!(select("PriorityClass", "In", json!(["high"])).is_empty());
+        assert!(select("PriorityClass", "Exists", json!([])).is_empty());
+        assert_eq!(select("PriorityClass", "In", json!([])).len(), 1);
+        assert_eq!(select("PriorityClass", "Exists", json!(["high"])).len(), 1);
+        assert_eq!(select("PriorityClass", "Near", json!([])).len(), 1);
+        assert_eq!(select("BestEffort", "In", json!(["x"])).len(), 1);
     }
 }
