@@ -2,10 +2,13 @@
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
-# Where rustup puts cargo, for machines it was installed on a moment ago.
-export PATH := env("PATH") + ":" + env("HOME") / ".cargo/bin"
+# Where rustup puts cargo, for machines it was installed on a moment ago. First, since a distribution's cargo may be too old.
+export PATH := cargo_home + "/bin:" + env("PATH")
 
 # === variables: change them on the command line, as in `./just out=/tmp/image run` ===
+
+# Crates that were fetched, and cargo itself where rustup installed it.
+cargo_home := env("CARGO_HOME", env("HOME") / ".cargo")
 
 # Static binaries come from the host's own target with the C library linked in.
 target := "x86_64-unknown-linux-gnu"
@@ -25,7 +28,6 @@ tools := "-p image -p qemu"
 # Messages of panics name sources as crates/... and target/...: where these were on this machine is nobody's concern, and would make other
 # bytes of the same sources. Our own have no path in front anyway; to name it here would have every checkout compile all crates anew.
 remap := "--remap-path-prefix=" + target_dir + "=target --remap-path-prefix=" + cargo_home + "/registry/src=crates"
-cargo_home := env("CARGO_HOME", env("HOME") / ".cargo")
 
 # Links the C library in. Works with --target only: else it would reach procedural macros, which cannot be static.
 static := "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS='-C target-feature=+crt-static " + remap + "'"
@@ -116,6 +118,14 @@ setup:
     need crun crun
     need nft nftables
     need ip iproute2
+    # What the tests hold our disks, file systems and archives against, and what their containers run.
+    need debugfs e2fsprogs
+    need veritysetup cryptsetup-bin
+    need fsck.fat dosfstools
+    need sfdisk fdisk
+    need cpio cpio
+    need pgrep procps
+    need busybox busybox-static
     if (( ${#missing[@]} > 0 )); then
         if ! command -v apt-get >/dev/null; then
             echo "setup: please install what Debian calls: ${missing[*]}" >&2
@@ -126,13 +136,21 @@ setup:
         "${root[@]}" apt-get -qq update || echo "setup: some package lists could not be fetched; going on" >&2
         DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get -qq install -y --no-install-recommends "${missing[@]}"
     fi
-    if ! command -v cargo >/dev/null; then
-        if apt-cache show rustup >/dev/null 2>&1; then
-            root=(); [[ $(id -u) == 0 ]] || root=(sudo)
-            "${root[@]}" apt-get -qq install -y --no-install-recommends rustup
-        else
-            curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal
-        fi
-    fi
     # rustup fetches the toolchain that rust-toolchain.toml pins on first use; any other cargo must be new enough.
-    cargo --version >/dev/null
+    wanted="$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)"
+    new_enough() {
+        local found
+        found="$(cargo --version | cut -d ' ' -f 2)" && printf '%s\n' "$wanted" "$found" | sort --version-sort --check=quiet
+    }
+    if ! command -v cargo >/dev/null && apt-cache show rustup >/dev/null 2>&1; then
+        root=(); [[ $(id -u) == 0 ]] || root=(sudo)
+        "${root[@]}" apt-get -qq install -y --no-install-recommends rustup
+    elif ! command -v cargo >/dev/null || ! new_enough; then
+        # A distribution's cargo that is too old stays where it is.
+        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal
+        hash -r
+    fi
+    if ! new_enough; then
+        echo "setup: cargo is older than $wanted" >&2
+        exit 1
+    fi

@@ -1,5 +1,4 @@
-//! What the host's own programs say of what this crate writes. A program that the host lacks is not asked; the unit
-//! tests have the values that it gave.
+//! What the host's own programs say of what this crate writes. `./just setup` installs them.
 
 #![cfg(feature = "fat")]
 
@@ -13,17 +12,18 @@ use disk::{fat, gpt, verity};
 
 const MIB: u64 = 1024 * 1024;
 
-/// Runs a program and returns its output; `None` when it is not installed.
-fn run(program: &str, arguments: &[&str]) -> Option<String> {
-    let output = ["/usr/sbin", "/sbin", "/usr/bin"]
+/// Runs a program and returns its output.
+fn run(program: &str, arguments: &[&str]) -> String {
+    let path = ["/usr/sbin", "/sbin", "/usr/bin"]
         .iter()
         .map(|directory| Path::new(directory).join(program))
         .find(|path| path.is_file())
-        .map(|path| Command::new(path).args(arguments).env("LC_ALL", "C").output().unwrap())?;
+        .unwrap_or_else(|| panic!("{program} is not installed: run `./just setup`"));
+    let output = Command::new(path).args(arguments).env("LC_ALL", "C").output().unwrap();
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?}: {text}");
-    Some(text)
+    text
 }
 
 fn file_of(path: &Path, bytes: u64) -> File {
@@ -42,18 +42,15 @@ fn sfdisk_takes_the_table_before_and_after_it_grew() {
     table.add("STATE", Guid::LINUX_DATA, Guid::from_content(&[b"state"]), 4 * MIB).unwrap();
     table.commit(&mut disk, |disk| disk.sync_data()).unwrap();
     let arguments = ["--verify", path.to_str().unwrap()];
-    if let Some(text) = run("sfdisk", &arguments) {
-        assert!(text.contains("No errors detected"), "{text}");
-    }
+    let text = run("sfdisk", &arguments);
+    assert!(text.contains("No errors detected"), "{text}");
     disk.set_len(256 * MIB).unwrap();
     let mut table = table.grow(256 * MIB).unwrap().unwrap();
     table.commit(&mut disk, |disk| disk.sync_data()).unwrap();
-    if let Some(text) = run("sfdisk", &arguments) {
-        assert!(text.contains("No errors detected"), "{text}");
-    }
-    if let Some(text) = run("sfdisk", &["--json", path.to_str().unwrap()]) {
-        assert!(text.contains(r#""name": "STATE""#) && text.contains(r#""start": 18432"#), "{text}");
-    }
+    let text = run("sfdisk", &arguments);
+    assert!(text.contains("No errors detected"), "{text}");
+    let text = run("sfdisk", &["--json", path.to_str().unwrap()]);
+    assert!(text.contains(r#""name": "STATE""#) && text.contains(r#""start": 18432"#), "{text}");
 }
 
 #[test]

@@ -58,7 +58,12 @@ pub(crate) fn in_namespaces(name: &str, test: impl AsyncFnOnce(&mut Host)) {
         return;
     }
     if let Some(missing) = missing() {
-        println!("skipped: {missing}");
+        let left_out = std::env::var_os("SKERRY_SKIP_ROOT").is_some();
+        assert!(
+            left_out,
+            "{missing}: run `./just setup` and this as root, or set SKERRY_SKIP_ROOT=1 to leave it out"
+        );
+        eprintln!("skipped, as SKERRY_SKIP_ROOT asks");
         return;
     }
     let status = Command::new("unshare")
