@@ -47,6 +47,8 @@ pub(crate) mod output {
 pub(crate) const ROOT_HASH_PATH: &str = "roothash";
 /// Where the initramfs of a machine without disks has the root file system.
 const ROOT_PATH: &str = "root.erofs";
+/// Seconds since 1970, for whoever builds from source and knows when that is from.
+const DATE_VARIABLE: &str = "SOURCE_DATE_EPOCH";
 /// Digits of a build's name: enough that no two are the same.
 const BUILD_DIGITS: usize = 16;
 /// Goes into every digest of the hash tree. The same in all images, so that equal blocks of two versions have equal
@@ -163,9 +165,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let mut artifacts = Artifacts { out: &options.out, names: Vec::new() };
     let kernel_bytes = source::read(&kernel_image)?;
     artifacts.write(output::KERNEL, &kernel_bytes)?;
+    let date = date(&source, &tree)?;
     let compression = if options.small { erofs::SMALL } else { erofs::QUICK };
     let root = artifacts.make(output::ROOT, |partial| {
-        erofs::write(&mkfs, tree.root(), partial, compression, identity.id("root"))
+        erofs::write(&mkfs, tree.root(), partial, compression, identity.id("root"), date)
     })?;
     partitions::check_size(&target.partitions, &root)?;
     let root_hash = artifacts.add_hashes(&root, &identity)?;
@@ -242,6 +245,15 @@ fn find_source(
 fn versions<'a>(packages: &[(&'a Package, &Path)], built: &'a [Built]) -> Vec<(&'a str, &'a str)> {
     let debian = packages.iter().map(|(package, _)| (&*package.name, &*package.version));
     debian.chain(built.iter().map(|built| (&*built.name, &*built.version))).collect()
+}
+
+/// The image's date, below which no machine's clock begins: `SOURCE_DATE_EPOCH` (reproducible-builds.org), else that of the newest file
+/// of a package in it. Never when it was built: the same content has the same date.
+fn date(source: &Source, tree: &Tree) -> anyhow::Result<u64> {
+    match std::env::var(DATE_VARIABLE) {
+        Ok(text) => text.parse().with_context(|| format!("{DATE_VARIABLE}={text} is no number of seconds")),
+        Err(_) => Ok(source.newest_of(tree.origins())),
+    }
 }
 
 /// The build is named after what is in it, so the same content has the same name wherever it is built.

@@ -33,18 +33,20 @@ impl Compression {
     }
 }
 
-/// Writes `tree` to `image`. Times and owners are fixed, so that the same tree and identity give the same bytes.
+/// Writes `tree` to `image`. Everything in it gets the time `date`, in seconds since 1970, and root as its owner, so that the
+/// same tree and identity give the same bytes.
 pub(crate) fn write(
     mkfs: &Tool,
     tree: &Path,
     image: &Path,
     compression: Compression,
     id: Guid,
+    date: u64,
 ) -> anyhow::Result<()> {
     let output = mkfs
         .command()
         .args([&format!("-z{}", compression.0), &format!("-C{CLUSTER_BYTES}")])
-        .args(["-T0", "--all-root", "-U", &id.to_string(), "-L", LABEL, "--quiet"])
+        .args([&format!("-T{date}"), "--all-root", "-U", &id.to_string(), "-L", LABEL, "--quiet"])
         .args([image, tree])
         .env("LC_ALL", "C")
         .output()

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, ensure};
 
@@ -147,6 +148,20 @@ impl Source {
         let all = packages.packages.iter().map(|(package, directory)| (package, directory.as_path()));
         all.filter(|(_, directory)| used(directory)).collect()
     }
+
+    /// The time of the newest of these files that is from a package, in seconds since 1970: Debian's packages have the times of their
+    /// sources. The files of a tree are as old as whoever made it left them, which says nothing.
+    pub(crate) fn newest_of(&self, files: &BTreeSet<PathBuf>) -> u64 {
+        let packages = self.packages_of(files);
+        let packaged = |file: &&PathBuf| packages.iter().any(|(_, directory)| file.starts_with(directory));
+        newest(files.iter().filter(packaged))
+    }
+}
+
+/// The time of the newest of these files; 0 if there are none.
+fn newest<'a>(files: impl Iterator<Item = &'a PathBuf>) -> u64 {
+    let time = |file| fs::metadata(file).ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok();
+    files.filter_map(time).map(|time| time.as_secs()).max().unwrap_or(0)
 }
 
 /// Where a file may be in a tree that was not made by Debian's rules, which decide between `bin` and `sbin` for each.
@@ -190,6 +205,21 @@ mod tests {
         let depends = "linux-image-6.12.117+deb13-cloud-amd64 (= 6.12.117-1), other";
         assert_eq!(first_dependency(depends).as_deref(), Some("linux-image-6.12.117+deb13-cloud-amd64"));
         assert_eq!(first_dependency(""), None);
+    }
+
+    #[test]
+    fn the_newest_file_gives_the_date() {
+        let scratch = tempfile::tempdir().unwrap();
+        let file = |name: &str, seconds| {
+            let path = scratch.path().join(name);
+            let times =
+                fs::FileTimes::new().set_modified(UNIX_EPOCH + std::time::Duration::from_secs(seconds));
+            fs::File::create(&path).unwrap().set_times(times).unwrap();
+            path
+        };
+        let files = [file("a", 1000), file("b", 3000), file("c", 2000), scratch.path().join("none")];
+        assert_eq!(newest(files.iter()), 3000);
+        assert_eq!(newest([].iter()), 0);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::cmdline::Cmdline;
 use crate::config;
 use crate::console::{self, say};
 use crate::etc;
+use crate::identity;
 use crate::machine::Machine;
 use crate::modules::{self, Tables};
 use crate::mounts;
@@ -70,6 +71,8 @@ type Step = fn() -> Result<()>;
 
 /// What the second stage does before anything can run at the same time.
 const STEPS: &[(&str, Step)] = &[
+    // What is written from here on must not be dated before the image.
+    ("clock", identity::raise_clock),
     ("kernel file systems", mounts::late),
     ("control groups", control_groups),
     ("kernel settings", kernel_settings),

@@ -13,7 +13,9 @@ use sha2::{Digest, Sha256};
 const MACHINE_ID: &str = "/var/lib/skerry/machine-id";
 const SEED: &str = "/var/lib/skerry/random-seed";
 const CLOCK: &str = "/var/lib/skerry/clock";
-/// Its time stamp is when the image was made.
+/// No machine with this program is older: the first second of 2026. For images that have no date.
+const NOT_BEFORE: Duration = Duration::from_secs(1_767_225_600);
+/// Its time stamp is that of the image.
 const IMAGE_STAMP: &str = "/usr/lib/os-release";
 const PRODUCT_UUID: &str = "/sys/class/dmi/id/product_uuid";
 /// A device tree's; Raspberry Pis and most boards have one.
@@ -68,21 +70,44 @@ fn node_password(firmware_id: &str, token: &str) -> String {
     digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The name of a machine that was not given one.
+/// The name of a machine that was not given one. Of the id no part will do: vendors begin or end all of theirs with the same.
 pub(crate) fn default_hostname(machine_id: &str) -> String {
-    format!("skerry-{}", &machine_id[..machine_id.len().min(6)])
+    let hash = fnv1a(machine_id);
+    // Both halves, since its last bytes alone depend too little on what comes first.
+    format!("skerry-{:08x}", (hash >> 96) as u32 ^ (hash >> 32) as u32 ^ hash as u32)
 }
 
-/// Feeds the seed of the last run to the kernel. It is replaced before it is used, so that it is never used twice, whatever happens
+/// Feeds the seed of the last run to the kernel. It is replaced before it counts, so that it never counts twice, whatever happens
 /// between; and it counts as randomness only on the machine that saved it, by the firmware's word, because disks get cloned.
 pub(crate) fn stir_seed() -> Result<()> {
     let old = fs::read(SEED).ok();
-    save_seed()?;
-    let Some((seed, bits)) = old.as_deref().and_then(|old| judge_seed(old, firmware_id().as_deref())) else {
-        return Ok(());
-    };
-    let random = File::open("/dev/urandom").context("failed to open the kernel's randomness")?;
-    sys::random::add_entropy(random, seed, bits).context("failed to feed the saved seed to the kernel")
+    let old = old.as_deref().and_then(|old| judge_seed(old, firmware_id().as_deref()));
+    renew(
+        old,
+        |seed, bits| {
+            let random = File::open("/dev/urandom").context("failed to open the kernel's randomness")?;
+            sys::random::add_entropy(random, seed, bits)
+                .context("failed to feed the saved seed to the kernel")
+        },
+        save_seed,
+    )
+}
+
+/// In this order: what is saved for the next time must come from what the last time left, or the first boots of a machine whose kernel
+/// knows no randomness yet would hand down as little; and what counts must be gone from the disk.
+fn renew(
+    old: Option<(&[u8], u32)>,
+    mut feed: impl FnMut(&[u8], u32) -> Result<()>,
+    save: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    if let Some((seed, _)) = old {
+        feed(seed, 0)?;
+    }
+    save()?;
+    match old {
+        Some((seed, bits)) if bits > 0 => feed(seed, bits),
+        _ => Ok(()),
+    }
 }
 
 /// Saves randomness for the next boot, and before it whose it is.
@@ -106,21 +131,31 @@ fn judge_seed<'a>(saved: &'a [u8], own: Option<&str>) -> Option<(&'a [u8], u32)>
 /// When the image was made, as time since 1970: it cannot be earlier than that. A saved time is no such floor, since a wrong one would
 /// keep the clock wrong for ever.
 pub(crate) fn image_time() -> Duration {
-    stamp(IMAGE_STAMP).duration_since(UNIX_EPOCH).unwrap_or_default()
+    made(Path::new(IMAGE_STAMP)).duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-fn stamp(path: &str) -> SystemTime {
-    fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or(UNIX_EPOCH)
-}
-
-/// Moves the clock up to the image's date or the last time this machine knew, whichever is later. Never back.
+/// Moves the clock up to the image's date or the last time this machine knew, as far as STATE is there to tell. Never back.
 pub(crate) fn raise_clock() -> Result<()> {
-    let floor = stamp(IMAGE_STAMP).max(stamp(CLOCK));
+    let floor = floor(Path::new(IMAGE_STAMP), Path::new(CLOCK));
     if SystemTime::now() < floor {
         let since_epoch = floor.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         clock_settime(ClockId::CLOCK_REALTIME, since_epoch.into()).context("failed to set the clock")?;
     }
     Ok(())
+}
+
+/// The latest that is known of the time.
+fn floor(image: &Path, clock: &Path) -> SystemTime {
+    made(image).max(stamp(clock))
+}
+
+/// The date of an image with this file in it.
+fn made(image: &Path) -> SystemTime {
+    stamp(image).max(UNIX_EPOCH + NOT_BEFORE)
+}
+
+fn stamp(path: &Path) -> SystemTime {
+    fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or(UNIX_EPOCH)
 }
 
 /// Remembers the time for the next boot.
@@ -145,16 +180,20 @@ fn valid_id(text: &str) -> Option<String> {
     (well_formed && !INVALID_UUIDS.contains(&id.as_str()) && !id.starts_with("12345678")).then_some(id)
 }
 
-/// An id from a board's serial number, which is too short to be one. FNV-1a (128 bits) spreads it; there is nothing to keep secret.
+/// An id from a board's serial number, which is too short to be one.
 fn id_from_serial(text: &str) -> Option<String> {
     let serial = text.trim_matches(|c: char| c == '\0' || c.is_whitespace());
     if serial.len() < 4 || serial.bytes().all(|byte| byte == b'0') {
         return None;
     }
+    Some(version_4(fnv1a(serial).to_be_bytes()))
+}
+
+/// FNV-1a (128 bits) spreads what differs little; there is nothing to keep secret.
+fn fnv1a(text: &str) -> u128 {
     let (basis, prime) =
         (0x6C62_272E_07BB_0142_62B8_2175_6295_C58D_u128, 0x0100_0000_0000_0000_0000_013B_u128);
-    let hash = serial.bytes().fold(basis, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(prime));
-    Some(version_4(hash.to_be_bytes()))
+    text.bytes().fold(basis, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(prime))
 }
 
 /// A random id with the bits of a version 4 UUID.
@@ -232,7 +271,57 @@ mod tests {
     }
 
     #[test]
-    fn the_default_name_is_a_valid_node_name() {
-        assert_eq!(default_hostname("a0b1c2d3e4f5"), "skerry-a0b1c2");
+    fn machines_of_one_vendor_have_different_default_names() {
+        // Dell writes "LL", "D" and the service tag, whose letters are what differs.
+        let ids = [
+            "4c4c45440042331080475ac04f4d3733",
+            "4c4c45440042331080485ac04f4d3733",
+            "4c4c45440042331080475ac04f4d3734",
+            "4c4c45440043331080475ac04f4d3733",
+        ];
+        let names: std::collections::BTreeSet<_> = ids.map(default_hostname).into();
+        assert_eq!(names.len(), ids.len(), "{names:?}");
+        for name in names {
+            let digits = name.strip_prefix("skerry-").unwrap();
+            assert!(digits.len() == 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_old_seed_is_stirred_in_before_a_new_one_is_made_and_counts_when_that_is_saved() {
+        let steps = std::cell::RefCell::new(Vec::new());
+        let feed = |_: &[u8], bits| {
+            steps.borrow_mut().push(format!("feed {bits}"));
+            Ok(())
+        };
+        let save = || {
+            steps.borrow_mut().push("save".to_owned());
+            Ok(())
+        };
+        renew(Some((b"old", 24)), feed, save).unwrap();
+        assert_eq!(steps.take(), ["feed 0", "save", "feed 24"]);
+        renew(Some((b"another machine's", 0)), feed, save).unwrap();
+        assert_eq!(steps.take(), ["feed 0", "save"]);
+        renew(Some((b"old", 24)), feed, || anyhow::bail!("the disk is full")).unwrap_err();
+        assert_eq!(steps.take(), ["feed 0"]);
+    }
+
+    #[test]
+    fn the_clock_never_begins_before_the_image_the_last_time_or_this_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let stamped = |name: &str, seconds| {
+            let path = dir.path().join(name);
+            let times = FileTimes::new().set_modified(UNIX_EPOCH + Duration::from_secs(seconds));
+            File::create(&path).unwrap().set_times(times).unwrap();
+            path
+        };
+        let (epoch, early, late) =
+            (stamped("epoch", 0), stamped("early", 1_800_000_000), stamped("late", 1_900_000_000));
+        let none = dir.path().join("none");
+        let seconds = |image, clock| floor(image, clock).duration_since(UNIX_EPOCH).unwrap().as_secs();
+        assert_eq!(seconds(&epoch, &none), NOT_BEFORE.as_secs());
+        assert_eq!(seconds(&early, &none), 1_800_000_000);
+        assert_eq!(seconds(&early, &late), 1_900_000_000);
+        assert_eq!(seconds(&late, &early), 1_900_000_000);
     }
 }
