@@ -1,10 +1,14 @@
 //! The block devices there are: what the kernel says about each, and what a partition table says about its partitions.
 
+mod ask;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use disk::gpt::{self, Copy, Table};
 use disk::guid::Guid;
+
+pub(crate) use self::ask::{ask, complaints, tell};
 
 /// Devices that are never a disk to look at: memory, loops, mapped and optical devices.
 const NOT_DISKS: &[&str] = &["ram", "loop", "zram", "dm-", "md", "sr", "fd", "nbd"];
@@ -52,8 +56,15 @@ impl Device {
         Path::new("/dev").join(&self.name)
     }
 
-    /// Reads the partition table that it holds.
+    /// Reads the partition table that it holds. An error if the disk does not answer.
     pub(crate) fn table(&self) -> Result<(Table, Copy), gpt::Error> {
+        let own = self.clone();
+        ask(self.disk(), move || own.table_unlimited())
+            .map_err(|source| gpt::Error::Io { what: "read", source })?
+    }
+
+    /// The same for one who asks already: waits as long as the disk takes.
+    pub(crate) fn table_unlimited(&self) -> Result<(Table, Copy), gpt::Error> {
         File::open(self.node())
             .map_err(|source| gpt::Error::Io { what: "read", source })
             .and_then(|mut file| Table::read(&mut file))
@@ -79,6 +90,7 @@ impl Device {
                 let note = if copy == Copy::Backup { ", partition table damaged" } else { "" };
                 format!("{name}, {size} MiB, partitions {}{note}", names.join(" "))
             }
+            Err(gpt::Error::Io { source, .. }) => format!("{name}, {size} MiB, unreadable ({source})"),
             Err(_) => format!("{name}, {size} MiB, without a GPT"),
         }
     }

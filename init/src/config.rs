@@ -19,6 +19,7 @@ pub(crate) use node_config::{
 use node_config::{Layer, MAX_LEN, Mistake, PREFIX, Sources, resolve};
 
 pub(crate) use self::apply::{files, kernel, modules, services};
+use crate::block;
 use crate::board::{Board, note};
 use crate::cmdline::Cmdline;
 use crate::console::say;
@@ -72,18 +73,20 @@ impl Part {
 /// Looks in every source but STATE. Waits for slow ones where something may yet come from there.
 pub(crate) async fn search(board: &Board, cmdline: &Cmdline, reaper: &Reaper) -> Arc<Found> {
     note(board, "fw_cfg", credentials::load_driver(reaper).await);
-    let found = Arc::new(look().await);
+    let found = Arc::new(look(board).await);
     // With a mistake in it there is nothing to wait for either.
     let told = found.told(cmdline).await;
     if !volumes::wait(board, told.is_sound() || !told.mistakes.is_empty()).await {
         return found;
     }
-    Arc::new(look().await)
+    Arc::new(look(board).await)
 }
 
 /// Mounting waits for a driver and reading for a disk, so neither is done between the tasks.
-async fn look() -> Found {
-    tokio::task::spawn_blocking(find).await.unwrap_or_else(|error| Found {
+async fn look(board: &Board) -> Found {
+    let found = tokio::task::spawn_blocking(find).await;
+    block::tell(board);
+    found.unwrap_or_else(|error| Found {
         mistakes: vec![mistake(
             "configuration",
             &format!("a fault while it was read ({error})"),

@@ -32,6 +32,7 @@ use crate::shutdown;
 use crate::state;
 use crate::supervisor::{self, Context as ServiceContext, Supervisor};
 use crate::time;
+use crate::verity;
 use crate::watchdog::Watchdog;
 
 /// How long a duty that failed rests before it is tried again.
@@ -108,6 +109,7 @@ impl Machine {
         self.keep_doing("notifications", move || hub.clone().receive_all(Path::new(notify::SOCKET)));
         let (board, reaper) = (self.board.clone(), self.reaper.clone());
         self.keep_doing("modules", move || devices::load_modules(board.clone(), reaper.clone()));
+        self.keep_doing("verified root", fall_with_root);
         let (watchdog, board) = (self.watchdog.clone(), self.board.clone());
         self.keep_doing("watchdog", move || watchdog.clone().run(board.clone()));
         let board = self.board.clone();
@@ -302,6 +304,16 @@ fn first_of(mut texts: Vec<String>) -> Vec<String> {
         texts.push(format!("and {more} more"));
     }
     texts
+}
+
+/// Ends the machine when its root turns out to be damaged. Does not return before.
+async fn fall_with_root() -> Result<()> {
+    let block = verity::damaged().await?;
+    let root = boot::root_source();
+    shutdown::fall(&format!(
+        "the root filesystem on {root} is damaged: {block} does not match the root hash. {}",
+        verity::REMEDY
+    ))
 }
 
 /// Loads what a kexec starts. Without that the machine goes the longer way through its firmware, and says so.

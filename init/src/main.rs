@@ -96,7 +96,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// PID 1 must never return: the kernel would panic. So a failure is shown, and the machine waits for someone.
+/// PID 1 must never return: the kernel would panic. So a failure is shown, and the machine starts again, since a fault may be gone
+/// then; or it waits for someone, if that is what a fault needs, or `panic=0` says so.
 fn first_process(called: &str) -> ExitCode {
     let result = if called == INITRAMFS_NAME { boot::initramfs() } else { boot::real_root() };
     match result {
@@ -105,8 +106,11 @@ fn first_process(called: &str) -> ExitCode {
             // Before the console was opened there may be nowhere to say it; opening it now does no harm.
             console::open();
             console::say!("maintenance: the boot cannot go on: {error:#}");
-            console::say!("maintenance: restart with Ctrl-Alt-Del");
             let _ = nix::sys::reboot::set_cad_enabled(true);
+            if !error.is::<root::Stay>() {
+                panic::restart();
+            }
+            console::say!("maintenance: restart with Ctrl-Alt-Del");
             loop {
                 std::thread::park();
             }

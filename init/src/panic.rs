@@ -1,7 +1,7 @@
 //! A panic in PID 1: what happened, where, and a machine that starts again.
 //!
 //! PID 1 that returns or aborts is a kernel panic whose text hides ours, so the hook never returns: it prints the panic with its
-//! backtrace and reboots as `panic=` asks the kernel to. The binary keeps its symbol table (see the release profile in Cargo.toml),
+//! backtrace and reboots as `panic=` asks the kernel to. Other faults that nothing goes on from end the same way ([`restart`]). The binary keeps its symbol table (see the release profile in Cargo.toml),
 //! which no running machine loads: it is read from the file here, and nowhere else.
 
 use std::backtrace::Backtrace;
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::sys::reboot::{RebootMode, reboot};
 
+use crate::cmdline::Cmdline;
 use crate::console;
 
 /// Where the kernel keeps the number of `panic=`: seconds, 0 for no reboot, and less for one at once.
@@ -23,22 +24,34 @@ const DEFAULT_SECONDS: i64 = 10;
 pub(crate) fn install_hook() {
     std::panic::set_hook(Box::new(|info| {
         console::write_in_panic(&describe(info));
-        let text = fs::read_to_string(PANIC_SECONDS).unwrap_or_default();
-        let seconds = text.trim().parse().unwrap_or(DEFAULT_SECONDS);
-        if seconds == 0 {
-            console::write_in_panic(
-                "skerry: stopped (panic=0); switch the machine off, or wait for its watchdog\n",
-            );
-            loop {
-                std::thread::park();
-            }
-        }
-        if let Ok(seconds) = u64::try_from(seconds) {
-            console::write_in_panic(&format!("skerry: rebooting in {seconds} s\n"));
-            std::thread::sleep(Duration::from_secs(seconds));
-        }
-        let _ = reboot(RebootMode::RB_AUTOBOOT);
+        restart();
     }));
+}
+
+/// Restarts the machine when there was time to read why, unless it was told not to.
+pub(crate) fn restart() -> ! {
+    let text = fs::read_to_string(PANIC_SECONDS).unwrap_or_default();
+    match pause(&text, Cmdline::read().get("panic").is_some()) {
+        Some(time) => {
+            console::write_in_panic(&format!("skerry: rebooting in {} s\n", time.as_secs()));
+            std::thread::sleep(time);
+            let _ = reboot(RebootMode::RB_AUTOBOOT);
+        }
+        None => console::write_in_panic(
+            "skerry: stopped (panic=0); switch the machine off, or wait for its watchdog\n",
+        ),
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+/// How long to wait by the kernel's number; none for ever. Its 0 counts only if someone asked for it: until the second stage sets
+/// another it is just what the kernel begins with.
+fn pause(text: &str, asked: bool) -> Option<Duration> {
+    let told = text.trim().parse().ok().filter(|seconds| *seconds != 0 || asked);
+    let seconds = told.unwrap_or(DEFAULT_SECONDS);
+    (seconds != 0).then(|| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
 /// The panic, and the functions that led to it, the innermost first.
@@ -59,6 +72,16 @@ mod tests {
     #[inline(never)]
     fn the_culprit() {
         panic!("a bug");
+    }
+
+    #[test]
+    fn the_kernels_number_says_when_to_restart_and_whether() {
+        let seconds = |text, asked| pause(text, asked).map(|time| time.as_secs());
+        assert_eq!(seconds("30\n", true), Some(30));
+        assert_eq!(seconds("-1\n", true), Some(0));
+        assert_eq!(seconds("0\n", true), None);
+        assert_eq!(seconds("0\n", false), Some(10));
+        assert_eq!(seconds("", false), Some(10));
     }
 
     #[test]

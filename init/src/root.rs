@@ -9,6 +9,7 @@ mod find;
 mod memory;
 mod tables;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -39,6 +40,13 @@ const ROOT_HASH_WORD: &str = "roothash";
 const NO_ROOT_HASH: &str = "off";
 /// Spinning and USB disks take seconds; after this the user should look.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long another disk with the same image is waited for when the first is damaged.
+const OTHER_DISKS: Duration = Duration::from_secs(2);
+
+/// A fault of the boot that a restart would only repeat. It stays on the screen until someone does something about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:#}")]
+pub(crate) struct Stay(pub(crate) anyhow::Error);
 
 /// The root as it was mounted.
 #[derive(Debug)]
@@ -119,26 +127,48 @@ fn root_hash(cmdline: &Cmdline) -> Result<Option<RootHash>> {
     text.parse().map(Some).with_context(|| format!("{place}: {ROOT_HASH_WORD}"))
 }
 
-/// Looks until there is a root that fits.
+/// Looks until there is a root that fits, or one that does not and no other.
 fn wait_for(search: &Search<'_>, told: &Resolved, events: &Listener, modules: &mut Tables) -> Result<Found> {
-    let mut deadline = Some(Instant::now() + PATIENCE);
+    let start = Instant::now();
+    let mut deadline = Some(start + PATIENCE);
+    let mut silent = BTreeSet::new();
     loop {
         events.drain();
         for error in modules.coldplug() {
             say!("problem: {error}");
         }
-        let mut devices = block::devices();
-        if let Some(hash) = &search.hash
-            && tables::mend(&devices, hash)?
-        {
-            devices = block::devices();
+        let looked = look(search, block::devices);
+        for (disk, text) in block::complaints() {
+            if silent.insert(disk) {
+                say!("problem: {text}");
+            }
         }
-        if let Some(found) = search.look(&devices)? {
-            return Ok(found);
+        match looked {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => {
+                if !events.wait(deadline) && deadline.take().is_some() {
+                    complain(search, told, &block::devices());
+                }
+            }
+            Err(error) => {
+                if !events.wait(Some(Instant::now() + OTHER_DISKS)) || start.elapsed() > PATIENCE {
+                    return Err(Stay(error).into());
+                }
+            }
         }
-        if !events.wait(deadline) && deadline.take().is_some() {
-            complain(search, told, &devices);
-        }
+    }
+}
+
+/// Looks once. None if something is not there yet; an error if something is there and wrong.
+fn look(search: &Search<'_>, see: impl Fn() -> Vec<Device>) -> Result<Option<Found>> {
+    let mut devices = see();
+    let mended = search.hash.map(|hash| tables::mend(&devices, &hash)).unwrap_or_default();
+    if mended.any {
+        devices = see();
+    }
+    match (search.look(&devices)?, mended.wrong) {
+        (None, Some(wrong)) => Err(wrong),
+        (found, _) => Ok(found),
     }
 }
 
@@ -166,3 +196,6 @@ pub(crate) fn mount_erofs(device: &Path) -> Result<()> {
     mount(Some(device), NEW_ROOT, Some("erofs"), flags, None::<&str>)
         .with_context(|| format!("failed to mount the root filesystem from {}", device.display()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use crate::cgroup;
 use crate::console::say;
 use crate::identity;
 use crate::mountinfo;
+use crate::panic;
 use crate::power::{Action, Asked};
 use crate::reaper::Reaper;
 use crate::supervisor::Supervisor;
@@ -76,6 +77,22 @@ fn let_go_of_disks(persistent: bool) {
     if let Ok(control) = Control::open() {
         let _ = control.remove_unused();
     }
+}
+
+/// Ends a machine in which nothing can be relied on any more: what runs is killed, what is not written yet is written, and it starts
+/// again when there was time to read why.
+pub(crate) fn fall(why: &str) -> ! {
+    say!("maintenance: {why}");
+    let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    let synced = std::thread::Builder::new().spawn(move || {
+        nix::unistd::sync();
+        let _ = sender.send(());
+    });
+    if synced.is_ok() {
+        let _ = receiver.recv_timeout(SYNC_LIMIT);
+    }
+    panic::restart()
 }
 
 /// Ends the machine at once.

@@ -29,6 +29,8 @@ pub(crate) struct Uevent {
     pub(crate) subsystem: String,
     /// What the driver of the device would be called by, if it needs one.
     pub(crate) modalias: Option<String>,
+    /// The block of a verified device that does not match its hash, as `TYPE,NUMBER`.
+    pub(crate) damaged: Option<String>,
 }
 
 /// A listening socket.
@@ -105,6 +107,7 @@ fn parse(datagram: &[u8]) -> Uevent {
             Some(("ACTION", value)) => value.clone_into(&mut event.action),
             Some(("SUBSYSTEM", value)) => value.clone_into(&mut event.subsystem),
             Some(("MODALIAS", value)) => event.modalias = Some(value.to_owned()),
+            Some(("DM_VERITY_ERR_BLOCK_NR", value)) => event.damaged = Some(value.to_owned()),
             _ => {}
         }
     }
@@ -122,5 +125,7 @@ mod tests {
         let event = parse(datagram);
         assert_eq!((event.action.as_str(), event.subsystem.as_str()), ("add", "virtio"));
         assert_eq!(event.modalias.as_deref(), Some("virtio:d00000002v00001AF4"));
+        let datagram = b"change@/devices/virtual/block/dm-0\0ACTION=change\0SUBSYSTEM=block\0DM_VERITY_ERR_BLOCK_NR=0,4711\0";
+        assert_eq!(parse(datagram).damaged.as_deref(), Some("0,4711"));
     }
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 use disk::gpt::{Partition, Table};
 use qemu::{Builder, Disk, State};
 use tests::image;
-use tests::machine::{boot, machine};
+use tests::machine::{STEP, boot, machine};
 
 const MIB: u64 = 1024 * 1024;
 /// What the first stage says when it has done its part.
@@ -70,6 +70,23 @@ async fn a_flipped_bit_in_the_root_or_its_hashes_stops_the_boot_and_is_told() {
         vm.line(wanted).await;
         assert!(!vm.console().contains(ROOT_MOUNTED), "{wanted}: it booted all the same");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_that_is_damaged_while_the_machine_runs_is_told_and_ends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = changed(dir.path(), None, |_, _| {});
+    let mut vm = boot(alone_with(&path)).await;
+    vm.line(ROOT_MOUNTED).await;
+    // One bit in each block: whatever is read first from here on is damaged.
+    let mut file = File::options().read(true).write(true).open(&path).unwrap();
+    let (table, _) = Table::read(&mut File::open(system_disk()).unwrap()).unwrap();
+    let (root, size) = (table.offset_bytes(partition(&table, "ROOT-A")), root_bytes(&mut file, &table));
+    (0..size / 4096).for_each(|block| flip(&file, root + block * 4096 + 77));
+    let line = vm.line("does not match the root hash").await;
+    assert!(line.contains("block ") && line.contains("Write the image again"), "{line}");
+    vm.line("skerry: rebooting in").await;
+    vm.wait_event("RESET", STEP).await.unwrap();
 }
 
 /// Bytes of the file system in the root partition: the blocks in its verity superblock.

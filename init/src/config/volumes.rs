@@ -59,7 +59,7 @@ impl Volume {
 /// Waits while a volume may yet come: always for USB and optical drives, which are slow, and for anything when nothing that is
 /// there says what this machine is. `satisfied` tells the latter. False if there was nothing to wait for.
 pub(super) async fn wait(board: &Board, satisfied: bool) -> bool {
-    if satisfied && !slow_buses() {
+    if satisfied && !slow_buses(Path::new("/sys/bus")) {
         return false;
     }
     let mut facts = board.watch();
@@ -73,14 +73,27 @@ pub(super) async fn wait(board: &Board, satisfied: bool) -> bool {
     true
 }
 
-/// Whether there is a USB controller, or an optical drive without its driver.
-fn slow_buses() -> bool {
-    let below = |dir: &str| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+/// Whether there is a USB controller, or storage or an optical drive without its driver.
+fn slow_buses(buses: &Path) -> bool {
+    let below = |dir: &str| {
+        let entries = fs::read_dir(buses.join(dir)).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
     let holds = |file: &Path, start: &str| fs::read_to_string(file).is_ok_and(|text| text.starts_with(start));
-    // The class of serial bus controllers of the kind USB (PCI Code and ID Assignment Specification), and SCSI's device type 5.
-    below("/sys/bus/pci/devices").any(|device| holds(&device.join("class"), "0x0c03"))
-        || below("/sys/bus/usb/devices").next().is_some()
-        || below("/sys/bus/scsi/devices")
+    let driven = |device: &Path| device.join("driver").exists();
+    // Classes of PCI devices: storage, and serial buses of the kind USB (PCI Code and ID Assignment Specification).
+    below("pci/devices").iter().any(|device| {
+        let class = device.join("class");
+        holds(&class, "0x0c03") || holds(&class, "0x01") && !driven(device)
+    }) || !below("usb/devices").is_empty()
+        // Disks and SCSI hosts (virtio specification, section 5).
+        || below("virtio/devices").iter().any(|device| {
+            let kind = device.join("device");
+            (holds(&kind, "0x0002") || holds(&kind, "0x0008")) && !driven(device)
+        })
+        // SCSI's device type 5.
+        || below("scsi/devices")
+            .iter()
             .any(|device| holds(&device.join("type"), "5") && !device.join("block").exists())
 }
 
@@ -104,11 +117,16 @@ fn all() -> Vec<Volume> {
         .map(|device| device.name)
         .chain(optical)
         .filter_map(|device| {
-            let file_system = label::look(&Path::new("/dev").join(&device)).ok()??;
+            let node = Path::new("/dev").join(&device);
+            let file_system = block::ask(&disk_of(&device), move || label::look(&node)).flatten().ok()??;
             let partition = partition_name(&device);
             Some(Volume { device, file_system, partition })
         })
         .collect()
+}
+
+fn disk_of(device: &str) -> String {
+    block::disk_of(&format!("/dev/{device}")).unwrap_or_else(|| device.to_owned())
 }
 
 fn partition_name(device: &str) -> String {
@@ -140,7 +158,9 @@ fn choose(volumes: &[Volume]) -> Result<Option<&Volume>, Mistake> {
 
 fn read_volume(volume: &Volume) -> Vec<Part> {
     let meant = [CONFIG, CIDATA, BOOT].iter().any(|label| volume.is_labelled(label));
-    match with_mounted(volume, || read_files(volume)) {
+    let own = volume.clone();
+    let read = move || with_mounted(&own, || read_files(&own));
+    match block::ask(&disk_of(&volume.device), read).flatten() {
         Ok(parts) if parts.is_empty() && volume.is_labelled(CONFIG) => {
             let allowed = "config.toml, or NoCloud's user-data, meta-data or network-config";
             vec![Part::wrong(mistake(&volume.name_of(DOCUMENT), "no such file", allowed))]
@@ -231,6 +251,26 @@ mod tests {
         let volumes = [volume("vdb", "vfat", "CONFIG", ""), volume("vdc1", "vfat", "", "CONFIG")];
         let told = choose(&volumes).unwrap_err().to_string();
         assert!(told.contains("/dev/vdb and /dev/vdc1"), "{told}");
+    }
+
+    #[test]
+    fn storage_without_a_driver_is_waited_for() {
+        let cases = [
+            ("pci/devices/0000:00:04.0", "class", "0x010000\n", true),
+            ("pci/devices/0000:00:04.0", "class", "0x020000\n", false),
+            ("virtio/devices/virtio3", "device", "0x0002\n", true),
+            ("virtio/devices/virtio3", "device", "0x0008\n", true),
+            ("virtio/devices/virtio3", "device", "0x0001\n", false),
+        ];
+        for (device, file, content, wanted) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            let device = dir.path().join(device);
+            fs::create_dir_all(&device).unwrap();
+            fs::write(device.join(file), content).unwrap();
+            assert_eq!(slow_buses(dir.path()), wanted, "{content}");
+            fs::create_dir(device.join("driver")).unwrap();
+            assert!(!slow_buses(dir.path()), "{content} with a driver");
+        }
     }
 
     #[test]

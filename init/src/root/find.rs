@@ -5,10 +5,10 @@
 //! leads to the root hash, and data whose first block is the one that the tree names.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use disk::guid::Guid;
 use disk::verity::{self, BLOCK_SIZE, Recognised, RootHash};
 
@@ -52,21 +52,24 @@ impl Search<'_> {
             return Ok(self.candidates(devices, &partitions).into_iter().next().map(Found::Plain));
         };
         let Some((hashes, tree)) = hash_device(&hash, devices, &partitions)? else { return Ok(None) };
+        let fits = |node: &PathBuf| {
+            let own = tree.clone();
+            ask(devices, node, move |node| begins(node, &own)).unwrap_or(false)
+        };
         let data = match self.source {
             RootSource::Auto => {
-                let (id, _) = hash.partition_ids();
-                match partitions.iter().find(|partition| partition.id == id) {
-                    Some(partition) => vec![partition.device.node()],
-                    None => {
-                        let found = devices.iter().map(Device::node).find(|node| begins(node, &tree));
-                        found.into_iter().collect()
-                    }
+                let named = nodes_of(&partitions, hash.partition_ids().0);
+                if named.is_empty() {
+                    devices.iter().map(Device::node).find(fits).into_iter().collect()
+                } else {
+                    named
                 }
             }
             _ => self.candidates(devices, &partitions),
         };
         let Some(first) = data.first() else { return Ok(None) };
-        let Some(data) = data.iter().find(|node| begins(node, &tree)).cloned() else {
+        // A second disk may have the image, too, and sound.
+        let Some(data) = data.iter().find(|node| fits(node)).cloned() else {
             bail!(
                 "the root filesystem on {} is not the one that belongs to the root hash {hash}: its first block differs. It is damaged, \
                  or it is another image's; write the image again",
@@ -78,8 +81,8 @@ impl Search<'_> {
 
     /// The devices that a configured source names.
     fn candidates(&self, devices: &[Device], partitions: &[Partition]) -> Vec<PathBuf> {
-        let erofs = |node: &Path| match probe::content(node) {
-            Ok(Content::Erofs(label)) => Some(label),
+        let erofs = |node: &Path| match ask(devices, node, probe::content) {
+            Ok(Ok(Content::Erofs(label))) => Some(label),
             _ => None,
         };
         match self.source {
@@ -139,32 +142,53 @@ fn hash_device(
     partitions: &[Partition],
 ) -> Result<Option<(PathBuf, Recognised)>> {
     let (_, id) = hash.partition_ids();
-    if let Some(partition) = partitions.iter().find(|partition| partition.id == id) {
-        let node = partition.device.node();
-        let tree = recognise(&node, hash).with_context(|| {
-            format!(
-                "the hash tree of the root filesystem on {} cannot be used; write the image again",
-                node.display()
-            )
-        })?;
-        return Ok(Some((node, tree)));
-    }
-    for node in devices.iter().map(Device::node) {
-        match recognise(&node, hash) {
+    let named = nodes_of(partitions, id);
+    let is_named = !named.is_empty();
+    let places = if is_named { named } else { devices.iter().map(Device::node).collect() };
+    let own = *hash;
+    let mut wrong = None;
+    for node in places {
+        let recognised = ask(devices, &node, move |node| recognise(node, &own));
+        match recognised.unwrap_or_else(|source| Err(unreadable(source))) {
             Ok(tree) => return Ok(Some((node, tree))),
-            // Its top is the right one, so it is the one.
-            Err(error @ verity::Error::Damaged { .. }) => {
-                return Err(error)
-                    .with_context(|| format!("the hash tree of the root filesystem on {}", node.display()));
+            // By its name, or because its top is the right one, it is the one.
+            Err(error) if is_named || matches!(error, verity::Error::Damaged { .. }) => {
+                let what = format!(
+                    "the hash tree of the root filesystem on {} cannot be used; write the image again",
+                    node.display()
+                );
+                wrong.get_or_insert(anyhow::Error::new(error).context(what));
             }
             Err(_) => {}
         }
     }
-    Ok(None)
+    wrong.map_or(Ok(None), Err)
+}
+
+/// The partitions with this PARTUUID: more than one where more than one disk has the image.
+fn nodes_of(partitions: &[Partition], id: Guid) -> Vec<PathBuf> {
+    let fits = |partition: &&Partition| partition.id == id;
+    partitions.iter().filter(fits).map(|partition| partition.device.node()).collect()
+}
+
+/// Asks the disk that `node` is on.
+fn ask<T: Send + 'static>(
+    devices: &[Device],
+    node: &Path,
+    question: impl FnOnce(&Path) -> T + Send + 'static,
+) -> io::Result<T> {
+    let disk = devices.iter().find(|device| device.node() == node).map(Device::disk);
+    let disk = disk.map_or_else(|| node.display().to_string(), str::to_owned);
+    let node = node.to_owned();
+    block::ask(&disk, move || question(&node))
+}
+
+fn unreadable(source: io::Error) -> verity::Error {
+    verity::Error::Io { what: "the hashes", source }
 }
 
 fn recognise(node: &Path, hash: &RootHash) -> Result<Recognised, verity::Error> {
-    let mut file = File::open(node).map_err(|source| verity::Error::Io { what: "the hashes", source })?;
+    let mut file = File::open(node).map_err(unreadable)?;
     verity::recognise(&mut file, hash)
 }
 

@@ -13,23 +13,33 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio::io::unix::AsyncFd;
 
 use crate::block::{self, Device};
-use crate::board::Board;
+use crate::board::{Board, note};
 use crate::config::StatePolicy;
 use crate::probe::{self, Content};
 use crate::readiness::readable;
 use crate::state::{NAME, SMALLEST, Wish, make, partition};
 use crate::uevent::Listener;
 
-/// How long a disk may take to appear before memory is used instead.
+/// How long drivers may take to load.
+const DRIVERS: Duration = Duration::from_secs(20);
+/// How long a disk may take to appear after that before memory is used instead.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// The same while there is a controller whose disks may be long in coming, and none has come.
+const SLOW_PATIENCE: Duration = Duration::from_secs(15);
 /// How long no device may have been announced before a blank disk is taken; a USB port needs about half of it to find a device.
 const QUIET: Duration = Duration::from_millis(700);
+
+/// How the class of a PCI device for storage begins (PCI Code and ID Assignment Specification).
+const STORAGE: &str = "0x01";
+/// IDE and SATA.
+const WITH_THEIR_DRIVER: [&str; 2] = ["0x0101", "0x0106"];
 
 /// A device for STATE.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,29 +77,32 @@ pub(super) async fn find(wish: &Wish, board: &Board) -> Option<Found> {
         return None;
     }
     let listener = Listener::open().and_then(readable);
-    let look = || {
-        partition::grow_all(&block::devices(), board);
-        choose(candidates(), wish, look_at)
-    };
+    let look = async || look(wish, board).await;
     let event = async || wait_for_event(&listener).await;
-    match tokio::time::timeout(PATIENCE, search(look, event, || settled(board))).await {
-        Ok(found) => return Some(found),
-        // What still moves now has had its time.
-        Err(_) => {
-            if let Some(found) = look() {
-                return Some(found);
-            }
-        }
-    }
-    if wish.policy != StatePolicy::Disk {
-        return None;
+    let late = || usb_disks_are_coming() || disks_are_late(Path::new("/sys"));
+    let patience = patience(board, late);
+    let found = search(look, event, || settled(board), patience).await;
+    if found.is_some() || wish.policy != StatePolicy::Disk {
+        return found;
     }
     let remedy = if wish.format { "attach a blank disk" } else { "attach it, or give skerry.role" };
     let text = format!("{}, and skerry.state=disk wants one; {remedy}", wish.no_disk());
     board.problem("state", Some(text));
-    let found = search(look, event, || tokio::time::sleep(QUIET)).await;
+    let found = search(look, event, || tokio::time::sleep(QUIET), std::future::pending()).await;
     board.problem("state", None);
-    Some(found)
+    found
+}
+
+/// Looks at all disks once. That may take a while, so it is done beside the event loop.
+async fn look(wish: &Wish, board: &Board) -> Option<Found> {
+    let (wish, own) = (wish.clone(), board.clone());
+    let looked = tokio::task::spawn_blocking(move || {
+        partition::grow_all(&block::devices(), &own);
+        choose(candidates(), &wish, look_at)
+    });
+    let found = looked.await;
+    block::tell(board);
+    note(board, "state disks", found.context("a fault while the disks were looked at"))?
 }
 
 fn candidates() -> Vec<Candidate> {
@@ -105,23 +118,52 @@ fn candidates() -> Vec<Candidate> {
 }
 
 /// Looks again after every event: for STATE itself, which is taken at once, or anything else, which is taken when `settled`
-/// comes before another event.
+/// comes before another event, or when `patience` ends: what still moves then has had its time.
 async fn search<S: Future<Output = ()>>(
-    look: impl Fn() -> Option<Found>,
+    look: impl AsyncFn() -> Option<Found>,
     event: impl AsyncFn(),
     settled: impl Fn() -> S,
-) -> Found {
+    patience: impl Future<Output = ()>,
+) -> Option<Found> {
+    let mut patience = std::pin::pin!(patience);
     loop {
-        match look() {
-            Some(found) if found.kind == Kind::State => return found,
-            Some(other) => tokio::select! {
-                biased;
-                () = event() => {}
-                () = settled() => return other,
-            },
-            None => event().await,
+        let found = look().await;
+        if found.as_ref().is_some_and(|found| found.kind == Kind::State) {
+            return found;
+        }
+        tokio::select! {
+            biased;
+            () = &mut patience => return look().await,
+            () = event() => {}
+            () = settled(), if found.is_some() => return found,
         }
     }
+}
+
+/// Returns when disks have had their time: from when their drivers are loaded, and more of it while they are `late`.
+async fn patience(board: &Board, late: impl Fn() -> bool) {
+    let mut facts = board.watch();
+    let _ = tokio::time::timeout(DRIVERS, facts.wait_for(|facts| facts.modules_loaded)).await;
+    tokio::time::sleep(PATIENCE).await;
+    if late() {
+        tokio::time::sleep(SLOW_PATIENCE - PATIENCE).await;
+    }
+}
+
+/// Whether there is a storage controller without a disk that may yet have one. Disks on IDE and SATA are there with the driver, which
+/// waits for them; others are looked for beside.
+fn disks_are_late(sys: &Path) -> bool {
+    let below = |dir: &str| -> Vec<PathBuf> {
+        let entries = fs::read_dir(sys.join(dir)).into_iter().flatten().flatten();
+        entries.filter_map(|entry| fs::canonicalize(entry.path()).ok()).collect()
+    };
+    let disks = below("class/block");
+    below("bus/pci/devices").iter().any(|controller| {
+        let class = fs::read_to_string(controller.join("class")).unwrap_or_default();
+        class.starts_with(STORAGE)
+            && !WITH_THEIR_DRIVER.iter().any(|kind| class.starts_with(kind))
+            && !disks.iter().any(|disk| disk.starts_with(controller))
+    })
 }
 
 /// Returns when no disk is known to be on its way: the drivers of what is there are loaded, nothing has been announced for a
@@ -171,7 +213,9 @@ async fn wait_for_event(listener: &io::Result<AsyncFd<Listener>>) {
 
 /// What is on a device, as far as STATE is concerned.
 fn look_at(candidate: &Candidate) -> Kind {
-    kind_of(&candidate.device.node(), candidate).unwrap_or(Kind::Foreign)
+    let own = candidate.clone();
+    let looked = block::ask(candidate.device.disk(), move || kind_of(&own.device.node(), &own));
+    looked.flatten().unwrap_or(Kind::Foreign)
 }
 
 fn kind_of(node: &Path, candidate: &Candidate) -> io::Result<Kind> {

@@ -5,7 +5,7 @@ use std::fs::File;
 use anyhow::{Context, Result};
 use disk::gpt::{Copy, Partition, Table};
 
-use crate::block::{Device, PartOf};
+use crate::block::{self, Device, PartOf};
 use crate::board::{Board, note};
 use crate::console::say;
 use crate::state::NAME;
@@ -14,13 +14,17 @@ use crate::state::NAME;
 pub(super) fn grow_all(devices: &[Device], board: &Board) {
     let whole = |device: &&Device| device.has_partitions && !device.read_only;
     for disk in devices.iter().filter(whole) {
-        note(board, &format!("partition table of {}", disk.name), grow(disk, devices));
+        let (own, all) = (disk.clone(), devices.to_vec());
+        // One that does not answer is told elsewhere.
+        if let Ok(grown) = block::ask(&disk.name, move || grow(&own, &all)) {
+            note(board, &format!("partition table of {}", disk.name), grown);
+        }
     }
 }
 
 fn grow(disk: &Device, devices: &[Device]) -> Result<()> {
     // A damaged primary is none of our business here; the kernel would show no partitions.
-    let Ok((table, Copy::Primary)) = disk.table() else { return Ok(()) };
+    let Ok((table, Copy::Primary)) = disk.table_unlimited() else { return Ok(()) };
     let Some((mut table, state)) = grown(&table, disk.size)? else { return Ok(()) };
     let (start, length) = (table.offset_bytes(&state), table.size_bytes(&state));
     let mut file = File::options().read(true).write(true).open(disk.node())?;

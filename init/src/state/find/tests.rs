@@ -1,6 +1,7 @@
 //! Tests of the choice.
 
 use std::cell::Cell;
+use std::future::pending;
 use std::os::unix::fs::FileExt;
 
 use super::*;
@@ -79,31 +80,75 @@ fn the_disk_of_the_root_comes_before_the_others_and_a_named_partition_before_a_d
 #[tokio::test(start_paused = true)]
 async fn a_state_that_comes_within_the_quiet_period_wins_over_a_blank_disk() {
     let looks = Cell::new(0);
-    let look = || {
+    let look = async || {
         looks.set(looks.get() + 1);
         chosen(if looks.get() < 3 { vec![disk("bl1")] } else { vec![disk("bl1"), disk("st1")] })
     };
     let event = async || tokio::time::sleep(QUIET / 2).await;
-    let first = search(look, event, || tokio::time::sleep(QUIET)).await;
-    assert_eq!((Some(first), looks.get()), (found(disk("st1")), 3));
+    let first = search(look, event, || tokio::time::sleep(QUIET), pending()).await;
+    assert_eq!((first, looks.get()), (found(disk("st1")), 3));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_blank_disk_waits_for_drivers_and_quiet_and_state_itself_for_nothing() {
     let board = Board::new(Facts::default());
     let start = tokio::time::Instant::now();
-    let silence = async || std::future::pending().await;
-    let labelled = search(|| chosen(vec![disk("st1")]), silence, || settled(&board)).await;
-    assert_eq!((Some(labelled), start.elapsed()), (found(disk("st1")), Duration::ZERO));
+    let silence = async || pending().await;
+    let labelled = search(async || chosen(vec![disk("st1")]), silence, || settled(&board), pending()).await;
+    assert_eq!((labelled, start.elapsed()), (found(disk("st1")), Duration::ZERO));
     for kind in ["bl1", "un1", "da1"] {
         board.update(|facts| facts.modules_loaded = false);
-        let other = search(|| chosen(vec![disk(kind)]), silence, || settled(&board));
+        let other = search(async || chosen(vec![disk(kind)]), silence, || settled(&board), pending());
         let mut other = std::pin::pin!(other);
         assert!(tokio::time::timeout(PATIENCE, &mut other).await.is_err(), "drivers are still being loaded");
         board.update(|facts| facts.modules_loaded = true);
         let start = tokio::time::Instant::now();
-        assert_eq!(Some(other.await), found(disk(kind)));
+        assert_eq!(other.await, found(disk(kind)));
         assert!(start.elapsed() >= QUIET);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_waits_for_drivers_and_longer_for_disks_that_are_late() {
+    for (late, wanted) in [(false, PATIENCE), (true, SLOW_PATIENCE)] {
+        let board = Board::new(Facts::default());
+        let silence = async || pending().await;
+        let nothing = search(async || None, silence, || settled(&board), patience(&board, || late));
+        let mut nothing = std::pin::pin!(nothing);
+        let drivers = DRIVERS - Duration::from_secs(1);
+        assert!(tokio::time::timeout(drivers, &mut nothing).await.is_err(), "drivers are being loaded");
+        board.update(|facts| facts.modules_loaded = true);
+        let start = tokio::time::Instant::now();
+        assert_eq!((nothing.await, start.elapsed()), (None, wanted));
+    }
+    // Drivers that never come are not waited for.
+    let board = Board::new(Facts::default());
+    let start = tokio::time::Instant::now();
+    patience(&board, || false).await;
+    assert_eq!(start.elapsed(), DRIVERS + PATIENCE);
+}
+
+#[test]
+fn a_controller_without_a_disk_may_have_one_coming_unless_its_driver_would_know() {
+    for (class, wanted) in [
+        ("0x010700", true),
+        ("0x010802", true),
+        ("0x010601", false),
+        ("0x010180", false),
+        ("0x020000", false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let controller = path("devices/pci0000:00/0000:00:05.0");
+        let disk = controller.join("host0/target0:0:0/0:0:0:0/block/sda");
+        for made in [&disk, &path("bus/pci/devices"), &path("class/block")] {
+            fs::create_dir_all(made).unwrap();
+        }
+        fs::write(controller.join("class"), format!("{class}\n")).unwrap();
+        std::os::unix::fs::symlink(&controller, path("bus/pci/devices/0000:00:05.0")).unwrap();
+        assert_eq!(disks_are_late(dir.path()), wanted, "{class}");
+        std::os::unix::fs::symlink(&disk, path("class/block/sda")).unwrap();
+        assert!(!disks_are_late(dir.path()), "{class} with a disk");
     }
 }
 
