@@ -139,6 +139,7 @@ impl Machine {
             // In the order in which they stand in the documents.
             self.board.problem(&format!("configuration {number:03}"), Some(text));
         }
+        let state_device = state.as_ref().ok().map(|place| place.trim_start_matches("/dev/").to_owned());
         match state {
             Ok(place) => {
                 if let Err(error) = etc::write_services(&config, self.persistent) {
@@ -152,6 +153,8 @@ impl Machine {
         }
         if self.persistent {
             self.keep_doing("saved time", identity::keep_clock);
+            let (device, board) = (state_device.unwrap_or_default(), self.board.clone());
+            self.keep_doing("state", move || state::health::watch(device.clone(), board.clone()));
         }
         self.start_logging(&config);
         let shell = self.debug_shell(&config);

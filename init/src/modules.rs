@@ -2,7 +2,7 @@
 //!
 //! depmod wrote three tables beside the modules: `modules.alias` (patterns for what devices call themselves),
 //! `modules.dep` (files a module needs first) and `modules.builtin` (what needs no loading). Modules are raw `.ko` files in the
-//! initramfs and `.ko.xz` in the root; the kernel is asked to unpack the latter itself, and if it cannot, we do.
+//! initramfs and may be packed (`.ko.xz`, `.ko.zst`, `.ko.gz`) in the root; the kernel is asked to unpack those itself. If it cannot, we do, for `xz`.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{CStr, CString};
@@ -200,16 +200,36 @@ fn device_aliases() -> BTreeSet<String> {
         .collect()
 }
 
+/// How a module file is packed, by its name. The kernel unpacks what it was built for, which is what its modules are packed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    None,
+    /// We can unpack this, too.
+    Xz,
+    /// Another compression.
+    Other,
+}
+
+impl Packing {
+    fn of(path: &Path) -> Self {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("xz") => Self::Xz,
+            Some("gz" | "zst") => Self::Other,
+            _ => Self::None,
+        }
+    }
+}
+
 /// Puts one module file into the kernel.
 fn insert(path: &Path, parameters: &CStr) -> Result<(), Error> {
     let read = |source| Error::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(read)?;
-    let compressed = path.extension().is_some_and(|extension| extension == "xz");
-    let flags = if compressed { KERNEL_DECOMPRESSES } else { 0 };
+    let packing = Packing::of(path);
+    let flags = if packing == Packing::None { 0 } else { KERNEL_DECOMPRESSES };
     match rustix::system::finit_module(&file, parameters, flags) {
         Ok(()) | Err(Errno::EXIST) => return Ok(()),
         // The kernel cannot unpack this (built without it, or for another compression): unpack here.
-        Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOEXEC) if compressed => {}
+        Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOEXEC) if packing == Packing::Xz => {}
         // No such device: the driver looked and found nothing to drive. That is an answer, not a fault.
         Err(Errno::NODEV) => return Ok(()),
         Err(errno) => return Err(Error::Refused { path: path.to_owned(), source: errno.into() }),
@@ -370,6 +390,16 @@ mod tests {
         let mut tables = Tables { builtin: HashSet::from(["ext4".to_owned()]), ..Tables::default() };
         assert!(tables.load_named("ext4").is_ok());
         assert!(matches!(tables.load_named("nosuch"), Err(Error::Unknown(name)) if name == "nosuch"));
+    }
+
+    #[test]
+    fn modules_of_every_compression_are_known_by_their_names() {
+        let packing = |name| Packing::of(Path::new(name));
+        assert_eq!(packing("kernel/net/nf-nat.ko"), Packing::None);
+        assert_eq!(packing("kernel/net/nf-nat.ko.xz"), Packing::Xz);
+        for name in ["kernel/net/nf-nat.ko.zst", "kernel/net/nf-nat.ko.gz"] {
+            assert_eq!((packing(name), &*module_name(name)), (Packing::Other, "nf_nat"));
+        }
     }
 
     #[test]

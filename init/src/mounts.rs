@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
@@ -91,12 +91,19 @@ pub(crate) fn early() -> Result<()> {
 pub(crate) fn late() -> Result<()> {
     let propagation = MsFlags::MS_REC | MsFlags::MS_SHARED;
     mount(None::<&str>, "/", None::<&str>, propagation, None::<&str>).context("failed to make / shared")?;
-    LATE.iter().try_for_each(Entry::mount)?;
-    for (link, target) in DEV_LINKS {
+    let mounts = LATE.iter().map(Entry::mount);
+    let links = DEV_LINKS.iter().map(|(link, target)| {
         // devtmpfs may hold a real /dev/ptmx of the kernel's; the link gives the one of our devpts instance.
         let _ = std::fs::remove_file(link);
-        symlink(target, link).with_context(|| format!("failed to link {link}"))?;
-    }
+        symlink(target, link).with_context(|| format!("failed to link {link}"))
+    });
+    all(mounts.chain(links))
+}
+
+/// Takes every step, whatever became of those before: a machine without /dev/shm still needs its control groups.
+fn all(steps: impl Iterator<Item = Result<()>>) -> Result<()> {
+    let failures: Vec<_> = steps.filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+    ensure!(failures.is_empty(), "{}", failures.join("; "));
     Ok(())
 }
 
@@ -139,5 +146,24 @@ impl Entry {
                     .with_context(|| format!("failed to mount {} on {}", self.fs_type, self.target))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_failed_mount_keeps_no_other_from_being_tried_and_all_failures_are_told() {
+        let tried = Cell::new(0);
+        let steps = (0..4).map(|step| {
+            tried.set(tried.get() + 1);
+            ensure!(step % 2 == 1, "step {step}");
+            Ok(())
+        });
+        assert_eq!(all(steps).unwrap_err().to_string(), "step 0; step 2");
+        assert_eq!(tried.get(), 4);
     }
 }

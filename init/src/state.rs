@@ -8,6 +8,7 @@
 
 mod check;
 pub(crate) mod find;
+pub(crate) mod health;
 mod make;
 mod partition;
 
@@ -20,7 +21,6 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use nix::sys::statvfs::statvfs;
 
 use crate::block::{self, Device};
 use crate::board::Board;
@@ -45,8 +45,6 @@ const SMALLEST: u64 = 64 << 20;
 /// Errors stop all writing, so that nothing more is lost. What is kept in reserve (1 %) belongs to nobody's user id: then pods,
 /// which run as root, cannot fill it, and PID 1, containerd and k3sd, which have `CAP_SYS_RESOURCE`, can go on.
 const MOUNT_OPTIONS: &str = "errors=remount-ro,resuid=65533";
-/// With less than this left for pods STATE counts as full.
-const FULL: u64 = 32 << 20;
 
 /// Directories of STATE that must exist, with K3s's paths among them.
 const DIRECTORIES: &[&str] = &[
@@ -154,7 +152,7 @@ async fn on_disk(found: Found, wish: &Wish, board: &Board, reaper: &Reaper) -> R
     .map_err(io::Error::from)
     .with_context(|| format!("failed to mount STATE from {}", device.node().display()))?;
     check::grow(&device, board, reaper).await;
-    warn_if_full(&device, board);
+    health::look_at_space(&device.name, board);
     Ok(device.node().display().to_string())
 }
 
@@ -162,21 +160,6 @@ fn mount_on_var(device: &Device) -> nix::Result<()> {
     // No access times: flash wears out.
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
     mount(Some(&device.node()), MOUNT_POINT, Some("ext4"), flags, Some(MOUNT_OPTIONS))
-}
-
-/// A full STATE is no reason not to boot: who deletes something needs the machine.
-fn warn_if_full(device: &Device, board: &Board) {
-    let Ok(space) = statvfs(MOUNT_POINT) else { return };
-    let free = space.blocks_available() * space.fragment_size();
-    if free < FULL {
-        let text = format!(
-            "STATE on {} is full: {} of {} MiB are free; delete pods or images, or give it a bigger disk, which it fills by itself",
-            device.name,
-            free >> 20,
-            device.size >> 20
-        );
-        board.problem("state space", Some(text));
-    }
 }
 
 /// Runs one of e2fsprogs.

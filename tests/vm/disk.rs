@@ -76,7 +76,7 @@ async fn a_flipped_bit_in_the_root_or_its_hashes_stops_the_boot_and_is_told() {
 async fn a_root_that_is_damaged_while_the_machine_runs_is_told_and_ends_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = changed(dir.path(), None, |_, _| {});
-    let mut vm = boot(alone_with(&path)).await;
+    let mut vm = boot(alone_with(&path).restarts()).await;
     vm.line(ROOT_MOUNTED).await;
     // One bit in each block: whatever is read first from here on is damaged.
     let mut file = File::options().read(true).write(true).open(&path).unwrap();
@@ -196,6 +196,27 @@ async fn a_damaged_state_is_repaired_without_loss_or_left_until_someone_decides(
     vm.line(STATE_READY).await;
     vm.cut_power().await;
     assert_eq!(kept(&path), b"precious", "what had no name any more is in lost+found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_that_state_meets_while_the_machine_runs_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = state_disk(dir.path(), 2048 * MIB, b"precious");
+    let with_state = || machine().state(State::File(path.clone()));
+    let mut vm = boot(with_state()).await;
+    vm.ready().await;
+    vm.power_off().await;
+
+    let mut vm = boot(with_state()).await;
+    vm.line(STATE_READY).await;
+    // One bit of every inode, whose checksums are then wrong for who reads them now.
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let mut tables = vec![0; 32 * MIB as usize];
+    file.read_exact_at(&mut tables, MIB).unwrap();
+    tables.iter_mut().skip(77).step_by(256).for_each(|byte| *byte ^= 0x10);
+    file.write_all_at(&tables, MIB).unwrap();
+    let line = vm.line("has met an error").await;
+    assert!(line.contains("STATE on vd") && line.contains("Restart"), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
