@@ -49,7 +49,11 @@ pub(crate) async fn damaged() -> Result<String> {
     match is_damaged() {
         Ok(true) => return Ok(SOME_BLOCK.to_owned()),
         Ok(false) => {}
-        Err(_) => return std::future::pending().await,
+        Err(_) => {
+            // Nobody would read them.
+            drop(events);
+            return std::future::pending().await;
+        }
     }
     loop {
         events.readable().await.context("failed to listen for devices")?.clear_ready();
