@@ -107,8 +107,8 @@ async fn survive_deaths(vm: &mut Machine, kubectl: &Kubectl, demo: &str) {
         assert!(!outcome.stderr.contains("demo: "), "{}", outcome.stderr);
         vm.line_after(mark, &format!("skerry: service {service} failed")).await;
         let died = Instant::now();
-        vm.line_after(mark, &format!("skerry: service {service} ready")).await;
-        println!("{service} was back {:.1} s after its death", died.elapsed().as_secs_f64());
+        let back = vm.line_after(mark, &format!("skerry: service {service} ready")).await;
+        println!("{service} was back {:.1} s after its death: {back}", died.elapsed().as_secs_f64());
         tokio::task::block_in_place(|| {
             wait_for("page after a death", STEP, || fetch(demo, "/"));
             wait_for("exec after a death", STEP, || {
