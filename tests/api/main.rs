@@ -1,6 +1,7 @@
 //! The API server over HTTPS, as `k3sd server --disable-agent` runs it: no root, no node.
 
 mod apply;
+mod commands;
 mod disk_full;
 mod faults;
 mod kill;
