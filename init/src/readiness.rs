@@ -16,11 +16,6 @@ pub(crate) fn writable<T: AsRawFd>(source: T) -> io::Result<AsyncFd<T>> {
     register(source, Interest::WRITABLE)
 }
 
-/// Registers `source` for what is out of the ordinary: a change of a file in sysfs.
-pub(crate) fn urgent<T: AsRawFd>(source: T) -> io::Result<AsyncFd<T>> {
-    register(source, Interest::PRIORITY)
-}
-
 #[expect(deprecated, reason = "the successor is unsafe to call, for types that do not keep the rule above")]
 fn register<T: AsRawFd>(source: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(source, interest)

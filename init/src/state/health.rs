@@ -1,25 +1,21 @@
 //! What may become of STATE while the machine runs: it has met an error and takes no more writes, or it is nearly full.
 //!
-//! Errors are told by the kernel (`errors_count` in sysfs, which can be polled); a mount does not show them, because ext4 refuses all
-//! writing without becoming read-only in name (Linux 6.12). For room there is no event, so it is looked at once a minute.
+//! For neither is there an event: once ext4 has stopped writing, it does not wake who polls its count of errors (Linux 6.12 and 6.18),
+//! and an error changes no mount. So both are looked at now and then, which costs nothing.
 
-use std::fs::File;
+use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::statvfs::statvfs;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use crate::board::Board;
-use crate::readiness::urgent;
 use crate::state::MOUNT_POINT;
 
-/// How often the room that is left is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// How often STATE is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// With less than this left for pods STATE counts as full, and no longer with twice as much.
 const FULL: u64 = 32 << 20;
 const SPACE_TOPIC: &str = "state space";
@@ -27,19 +23,21 @@ const ERROR_TOPIC: &str = "state error";
 
 /// Watches the STATE on the device called `name`, for ever. Owned by the main task; ends on error.
 pub(crate) async fn watch(name: String, board: Board) -> Result<()> {
-    let counter = Counter::open(&counter_of(&name)).context("failed to watch STATE")?;
-    let mut looks = tokio::time::interval(LOOK_EVERY);
+    let counter = counter_of(&name);
     // What the file system remembers of earlier boots has been checked.
-    let before = counter.count()?;
+    let before = errors(&counter).context("failed to watch STATE")?;
     loop {
-        if counter.count()? > before {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if errors(&counter).context("failed to watch STATE")? > before {
             board.problem(ERROR_TOPIC, Some(error_text(&name)));
         }
-        tokio::select! {
-            _ = looks.tick() => look_at_space(&name, &board),
-            changed = counter.changed() => changed.context("failed to watch STATE")?,
-        }
+        look_at_space(&name, &board);
     }
+}
+
+/// How many errors the file system has met since it was checked.
+fn errors(counter: &Path) -> io::Result<u64> {
+    fs::read_to_string(counter)?.trim().parse().map_err(io::Error::other)
 }
 
 fn counter_of(name: &str) -> PathBuf {
@@ -88,28 +86,6 @@ impl Room {
             self.free >> 20,
             self.all >> 20
         )
-    }
-}
-
-/// A number in sysfs that tells when it changes.
-struct Counter(AsyncFd<File>);
-
-impl Counter {
-    fn open(path: &Path) -> io::Result<Self> {
-        File::open(path).and_then(urgent).map(Self)
-    }
-
-    /// The number now. Reading it is what makes the kernel tell of the next change.
-    fn count(&self) -> io::Result<u64> {
-        let mut text = [0; 32];
-        let len = self.0.get_ref().read_at(&mut text, 0)?;
-        String::from_utf8_lossy(&text[..len]).trim().parse().map_err(io::Error::other)
-    }
-
-    /// Waits for a change since it was read.
-    async fn changed(&self) -> io::Result<()> {
-        self.0.ready(Interest::PRIORITY).await?.clear_ready();
-        Ok(())
     }
 }
 
