@@ -185,7 +185,7 @@ mod tests {
     const TEXT: &str = r#"
         [registries.mirrors."docker.io"]
         endpoint = ["https://mirror.example:5000", "http://localhost:5001/cache/", "https://mirror.example:5000/"]
-        [registries.mirrors."quay.io"]
+        [registries.mirrors."other.example"]
         endpoint = ["mirror.example"]
         rewrite = { "^(.*)$" = "quay/$1" }
         [registries.mirrors."*"]
@@ -204,7 +204,7 @@ mod tests {
         let files = render(&registries(TEXT), Origin::Last);
         assert_eq!(
             files.keys().collect::<Vec<_>>(),
-            ["_default", "docker.io", "mirror.example:5000", "quay.io"]
+            ["_default", "docker.io", "mirror.example:5000", "other.example"]
         );
         let table: toml::Table = files["docker.io"].parse().unwrap();
         assert_eq!(table["server"].as_str(), Some("https://registry-1.docker.io/v2"));
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_prefix_becomes_part_of_the_mirrors_path() {
-        let table: toml::Table = render(&registries(TEXT), Origin::Last)["quay.io"].parse().unwrap();
+        let table: toml::Table = render(&registries(TEXT), Origin::Last)["other.example"].parse().unwrap();
         let host = &table["host"]["https://mirror.example/v2/quay"];
         assert_eq!(host["override_path"].as_bool(), Some(true));
     }
@@ -256,9 +256,9 @@ mod tests {
         fs::create_dir_all(base.join("own.example")).unwrap();
         fs::write(base.join("own.example/hosts.toml"), "server = \"x\"").unwrap();
         write_below(&base, &registries(TEXT), Origin::Last).unwrap();
-        assert!(base.join("quay.io/hosts.toml").exists());
+        assert!(base.join("other.example/hosts.toml").exists());
         write_below(&base, &Registries::default(), Origin::Last).unwrap();
-        assert!(!base.join("quay.io").exists() && base.join("own.example/hosts.toml").exists());
+        assert!(!base.join("other.example").exists() && base.join("own.example/hosts.toml").exists());
         fs::remove_dir_all(&base).unwrap();
     }
 }
