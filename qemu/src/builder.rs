@@ -23,6 +23,9 @@ use crate::volume::Volume;
 pub(crate) const DEFAULT_MEMORY_MIB: u32 = 1024;
 const DEFAULT_CPUS: u32 = 2;
 
+/// The kernel counts timer interrupts as it starts and panics when they are late, which is no fault of a machine that a busy host
+/// emulates (kernel-parameters: `no_timer_check`). Under KVM it leaves that out by itself.
+const TIMER_WORD: &str = "no_timer_check";
 /// What every kernel is told: the console shows its errors and leaves its other news to the log; after a panic it
 /// resets, which ends QEMU.
 const KERNEL_WORDS: &str = "loglevel=4 panic=5";
@@ -308,6 +311,9 @@ impl Builder {
     fn words(&self, arch: Arch) -> String {
         let console = format!("console={}", arch.console());
         let mut words = vec![console.as_str(), KERNEL_WORDS];
+        if arch == Arch::X86_64 {
+            words.push(TIMER_WORD);
+        }
         if !self.configured() {
             words.push(IDENTITY_WORDS);
         }
