@@ -199,27 +199,6 @@ async fn a_damaged_state_is_repaired_without_loss_or_left_until_someone_decides(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_that_state_meets_while_the_machine_runs_is_told() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = state_disk(dir.path(), 2048 * MIB, b"precious");
-    let with_state = || machine().state(State::File(path.clone()));
-    let mut vm = boot(with_state()).await;
-    vm.ready().await;
-    vm.power_off().await;
-
-    let mut vm = boot(with_state()).await;
-    vm.line(STATE_READY).await;
-    // One bit of every inode, whose checksums are then wrong for who reads them now.
-    let file = File::options().read(true).write(true).open(&path).unwrap();
-    let mut tables = vec![0; 32 * MIB as usize];
-    file.read_exact_at(&mut tables, MIB).unwrap();
-    tables.iter_mut().skip(77).step_by(256).for_each(|byte| *byte ^= 0x10);
-    file.write_all_at(&tables, MIB).unwrap();
-    let line = vm.line("has met an error").await;
-    assert!(line.contains("STATE on vd") && line.contains("Restart"), "{line}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_full_state_boots_and_says_so_and_a_cut_one_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = state_disk(dir.path(), 512 * MIB, &vec![0x5A; 470 * MIB as usize]);
