@@ -95,6 +95,25 @@ impl Arch {
         }
     }
 
+    /// The accelerator, as QEMU names it. An emulated x86 runs on one thread: with a thread for each processor, a processor can still
+    /// meet the breakpoint that stood where the kernel has since finished patching itself, and it panics with `Oops: int3`.
+    /// ARM kernels patch in one write.
+    pub(crate) fn accel(self, accelerator: Accelerator) -> &'static str {
+        match (accelerator, self) {
+            (Accelerator::Kvm, _) => "kvm",
+            (Accelerator::Tcg, Self::X86_64) => "tcg,thread=single",
+            (Accelerator::Tcg, Self::Aarch64) => "tcg,thread=multi",
+        }
+    }
+
+    /// How many processors a guest has when nobody says: as many as run at the same time, 2 at most.
+    pub(crate) fn cpus(self, accelerator: Accelerator) -> u32 {
+        match (accelerator, self) {
+            (Accelerator::Tcg, Self::X86_64) => 1,
+            _ => 2,
+        }
+    }
+
     /// The serial port, as the kernel knows it.
     pub(crate) fn console(self) -> &'static str {
         match self {
@@ -197,6 +216,14 @@ mod tests {
         let mut far = kernel(PE_X86_64);
         far[PE_OFFSET..PE_OFFSET + 4].copy_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(machine_of(&far), None);
+    }
+
+    #[test]
+    fn an_emulated_x86_runs_on_one_thread() {
+        assert_eq!(Arch::X86_64.accel(Accelerator::Tcg), "tcg,thread=single");
+        assert_eq!(Arch::X86_64.cpus(Accelerator::Tcg), 1);
+        assert_eq!(Arch::X86_64.cpus(Accelerator::Kvm), 2);
+        assert_eq!(Arch::Aarch64.cpus(Accelerator::Tcg), 2);
     }
 
     #[test]

@@ -21,7 +21,6 @@ use crate::volume::Volume;
 
 /// Enough for the control plane, containerd and a few pods.
 pub(crate) const DEFAULT_MEMORY_MIB: u32 = 1024;
-const DEFAULT_CPUS: u32 = 2;
 
 /// The kernel counts timer interrupts as it starts and panics when they are late, which is no fault of a machine that a busy host
 /// emulates (kernel-parameters: `no_timer_check`). Under KVM it leaves that out by itself.
@@ -59,7 +58,7 @@ pub struct Builder {
     start: Start,
     arch: Option<Arch>,
     memory_mib: u32,
-    cpus: u32,
+    cpus: Option<u32>,
     append: Vec<String>,
     unconfigured: bool,
     state: State,
@@ -92,7 +91,7 @@ impl Builder {
             start,
             arch: None,
             memory_mib: DEFAULT_MEMORY_MIB,
-            cpus: DEFAULT_CPUS,
+            cpus: None,
             append: Vec::new(),
             unconfigured: false,
             state: State::default(),
@@ -131,9 +130,9 @@ impl Builder {
         self
     }
 
-    /// Processors of the guest; 2 without this.
+    /// Processors of the guest. Without this 2, or 1 where an x86 is emulated: such a one runs no two at the same time.
     pub fn cpus(mut self, cpus: u32) -> Self {
-        self.cpus = cpus;
+        self.cpus = Some(cpus);
         self
     }
 
@@ -276,7 +275,7 @@ impl Builder {
             accelerator,
             version,
             memory_mib: self.memory_mib,
-            cpus: self.cpus,
+            cpus: self.cpus.unwrap_or_else(|| arch.cpus(accelerator)),
             drives: self.drives(scratch.path())?,
             boot: self.boot_from(arch, &words, &scratch)?,
             user: UserNetwork { forwards: choose_ports(&self.forwards)?, number: self.number },

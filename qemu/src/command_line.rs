@@ -126,13 +126,7 @@ impl Machine {
             arguments.add("-no-reboot");
         }
         arguments.pair("-machine", self.arch.board());
-        arguments.pair(
-            "-accel",
-            match self.accelerator {
-                Accelerator::Kvm => "kvm",
-                Accelerator::Tcg => "tcg,thread=multi",
-            },
-        );
+        arguments.pair("-accel", self.arch.accel(self.accelerator));
         arguments.pair("-cpu", self.arch.cpu(self.accelerator, self.version));
         arguments.pair("-smp", self.cpus.to_string());
         arguments.pair("-m", format!("{}M", self.memory_mib));

@@ -51,9 +51,9 @@ pub(crate) struct Run {
     /// Memory of a guest in MiB
     #[arg(long, default_value_t = 1024)]
     memory: u32,
-    /// Processors of a guest
-    #[arg(long, default_value_t = 2)]
-    cpus: u32,
+    /// Processors of a guest (default: 2; 1 where an x86 is emulated)
+    #[arg(long)]
+    cpus: Option<u32>,
     /// A configuration for the node: a config.toml of any name, or a directory, such as one for NoCloud
     #[arg(long)]
     config: Option<PathBuf>,
@@ -169,9 +169,11 @@ impl Run {
     fn hardware(&self) -> Builder {
         let mut builder = Vm::builder(&self.image)
             .memory_mib(self.memory)
-            .cpus(self.cpus)
             .append(&self.append)
             .echo(if self.headless { Echo::Off } else { Echo::Stdout });
+        if let Some(cpus) = self.cpus {
+            builder = builder.cpus(cpus);
+        }
         if let Some(arch) = self.arch {
             builder = builder.arch(arch);
         }
