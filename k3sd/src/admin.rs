@@ -1,6 +1,9 @@
-//! Commands that do one thing to a node's files and end: `certificate`.
+//! Commands that do one thing and end: `certificate` to a node's files, `token` to a cluster.
 
 mod certificate;
+mod cluster;
+mod table;
+mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,7 +13,7 @@ use clap::{Parser, Subcommand};
 use crate::config;
 
 /// The words that lead here.
-const WORDS: [&str; 1] = ["certificate"];
+const WORDS: [&str; 2] = ["certificate", "token"];
 
 #[derive(Debug, Parser)]
 #[command(name = "k3sd", version)]
@@ -29,6 +32,11 @@ enum Command {
         #[arg(short, long, value_name = "DIR", global = true)]
         data_dir: Option<PathBuf>,
     },
+    /// Manage bootstrap tokens, and the cluster's own
+    Token {
+        #[command(subcommand)]
+        command: token::Command,
+    },
 }
 
 /// Does what the command line asks for, if its word leads here.
@@ -36,8 +44,12 @@ pub(crate) fn main(arguments: &[String]) -> Option<ExitCode> {
     if !arguments.get(1).is_some_and(|word| WORDS.contains(&word.as_str())) {
         return None;
     }
-    let Command::Certificate { command, data_dir } = Admin::parse_from(arguments).command;
-    let done = command.run(&data_dir.unwrap_or_else(config::default_data_dir));
+    let done = match Admin::parse_from(arguments).command {
+        Command::Certificate { command, data_dir } => {
+            command.run(&data_dir.unwrap_or_else(config::default_data_dir))
+        }
+        Command::Token { command } => command.run(),
+    };
     Some(match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -44,7 +44,6 @@ pub(crate) async fn run(config: Config, notifier: Arc<Notifier>) -> anyhow::Resu
         identity: &config.identity,
         node: &config.node,
         data_dir: &config.data_dir,
-        label: None,
         cluster,
         accesses: accesses.clone(),
         certificates: Certificates {

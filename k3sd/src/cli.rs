@@ -18,7 +18,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
     about,
     args_override_self = true,
     arg_required_else_help = true,
-    after_help = "Other commands: certificate check, certificate rotate; kubectl, crictl and ctr start the program of that name."
+    after_help = "Other commands: certificate (check, rotate), token (create, delete, generate, list, rotate); kubectl, crictl and ctr start the program of that name."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]

@@ -243,8 +243,11 @@ mod tests {
 
     #[test]
     fn an_agent_says_everything_it_lacks() {
-        let text = config("agent", "node-label: [x]\n", &[]).unwrap_err().to_string();
-        for flag in ["server", "token", "node-label"] {
+        let given = "node-label: [x, node-role.kubernetes.io/worker=true]\n";
+        let text = config("agent", given, &[]).unwrap_err().to_string();
+        for flag in
+            ["server", "token", "node-label: not KEY=VALUE", "node-label: node-role.kubernetes.io/worker"]
+        {
             assert!(text.lines().any(|line| line.starts_with(flag)), "{flag} is missing in {text}");
         }
         let text = config("agent", "server: http://x\ntoken: K10abc::node:x\n", &[]).unwrap_err().to_string();

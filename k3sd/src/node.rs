@@ -71,8 +71,6 @@ pub(crate) struct Start<'a> {
     pub(crate) identity: &'a Identity,
     pub(crate) node: &'a Node,
     pub(crate) data_dir: &'a Path,
-    /// Beside those that people gave.
-    pub(crate) label: Option<(&'static str, &'static str)>,
     pub(crate) cluster: Cluster,
     pub(crate) accesses: Accesses,
     pub(crate) certificates: Certificates,
@@ -131,7 +129,6 @@ impl Start<'_> {
         report: watch::Sender<kubelet::NodeReport>,
     ) -> kubelet::Config {
         let agent_dir = self.data_dir.join("agent");
-        let label = self.label.map(|(key, value)| (key.to_owned(), value.to_owned()));
         kubelet::Config {
             node_name: self.identity.name.clone(),
             node_ips: self.identity.ips.clone(),
@@ -147,7 +144,7 @@ impl Start<'_> {
             serving_cert: self.certificates.serving.cert.clone(),
             serving_key: self.certificates.serving.key.clone(),
             client_ca: self.certificates.client_ca.clone(),
-            node_labels: self.node.labels.clone().into_iter().chain(label).collect(),
+            node_labels: self.node.labels.clone(),
             register_with_taints: self.node.taints.clone(),
             max_pods: self.node.max_pods,
             eviction_hard: self.node.eviction_hard.clone(),

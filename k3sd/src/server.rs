@@ -10,6 +10,7 @@
 mod components;
 mod issuer;
 mod joining;
+mod role;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub(crate) async fn run(config: Config, notifier: Arc<Notifier>) -> anyhow::Resu
     let api = api_config(&config, &pki)?;
     let api = ApiServer::start(api, store.clone(), serving.cancel().clone()).await?;
     let files = components::Files::of(&pki);
-    let endpoints = joining::endpoints(&config, pki.signer.clone(), passwords, &api);
+    let endpoints = joining::endpoints(&config, &pki, passwords, &api);
     let api = api.with_extra_routes(Arc::new(joining::Routes::new(endpoints.clone())));
     serving.spawn("API server", {
         let (api, cancel) = (api.clone(), serving.cancel().clone());

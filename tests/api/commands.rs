@@ -83,3 +83,52 @@ fn certificates_are_checked_and_made_anew_after_rotation() {
     let _server = Server::start(dir.path());
     assert_ne!(std::fs::read(data.join("server/tls/client-admin.crt")).unwrap(), before);
 }
+
+#[test]
+fn bootstrap_tokens_are_made_listed_and_deleted_and_the_own_one_is_rotated() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = tests::free_port();
+    let _server = Server::start_on(dir.path(), port);
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(binary("k3sd"));
+        command.arg("token").args(arguments).env("KUBECONFIG", kubeconfig(dir.path())).output().unwrap()
+    };
+    let ok = |arguments: &[&str]| {
+        let output = run(arguments);
+        assert!(output.status.success(), "{}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let own = || std::fs::read_to_string(dir.path().join("data/server/token")).unwrap();
+    let generated = ok(&["generate"]);
+    let full = ok(&["create", generated.trim(), "--description", "a door", "--ttl", "2h"]);
+    let hash = own().split("::").next().unwrap().to_owned();
+    assert_eq!(full, format!("{hash}::{generated}"));
+    let taken = run(&["create", generated.trim()]);
+    assert!(
+        !taken.status.success() && text(&taken).contains("there is a token with this ID"),
+        "{}",
+        text(&taken)
+    );
+    ok(&["create", "--ttl", "0"]);
+
+    let list = ok(&["list"]);
+    let id = generated.split('.').next().unwrap();
+    let line = list.lines().find(|line| line.starts_with(id)).unwrap();
+    assert!(
+        line.contains("authentication,signing") && line.contains("a door") && line.contains("1h"),
+        "{list}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&ok(&["list", "-o", "json"])).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), 2, "{json}");
+    assert_eq!(ok(&["delete", full.trim()]), format!("bootstrap token \"{id}\" deleted\n"));
+    assert!(!ok(&["list"]).contains(id));
+    assert!(text(&run(&["delete", id])).contains("there is no bootstrap token"));
+
+    let before = own();
+    let data = dir.path().join("data").display().to_string();
+    let url = format!("https://127.0.0.1:{port}");
+    ok(&["rotate", "--data-dir", &data, "--server", &url, "--new-token", "chosen"]);
+    assert!(own().trim().ends_with("::server:chosen"), "{}", own());
+    let stale = run(&["rotate", "--token", before.trim(), "--server", &url]);
+    assert!(!stale.status.success() && text(&stale).contains("not authorized"), "{}", text(&stale));
+}

@@ -61,17 +61,26 @@ pub(crate) fn authenticate(
     tokens: &Tokens,
     objects: &Registry,
 ) -> Result<UserInfo, Status> {
-    if let Some(user) = peer.user() {
-        return Ok(user.clone());
-    }
-    match bearer(headers) {
-        Some(token) => {
-            verify(token, &[], tokens, objects).map(|verified| verified.user).ok_or_else(unauthorized)
-        }
+    match proved(peer, headers, tokens, objects)? {
+        Some(user) => Ok(user),
         None if headers.contains_key(AUTHORIZATION) => Err(unauthorized()),
         None if matches!(peer, Peer::Network { shown: Shown::Invalid, .. }) => Err(unauthorized()),
         None => Ok(UserInfo::anonymous()),
     }
+}
+
+/// The user that a certificate or a bearer token proves; `None` without either.
+pub(crate) fn proved(
+    peer: &Peer,
+    headers: &HeaderMap,
+    tokens: &Tokens,
+    objects: &Registry,
+) -> Result<Option<UserInfo>, Status> {
+    if let Some(user) = peer.user() {
+        return Ok(Some(user.clone()));
+    }
+    let Some(token) = bearer(headers) else { return Ok(None) };
+    verify(token, &[], tokens, objects).map(|verified| Some(verified.user)).ok_or_else(unauthorized)
 }
 
 /// Whose token it is, of any kind, for one of these audiences (none: for this server).

@@ -157,7 +157,8 @@ pub(crate) async fn handle(shared: Arc<Shared>, peer: Peer, request: ApiRequest)
     if let Some(extra) = shared.extra.get()
         && extra.owns(request.uri().path())
     {
-        let answer = extra.answer(request, peer.user().cloned()).await;
+        let client = authn::proved(&peer, request.headers(), &shared.tokens, &shared.registry);
+        let answer = extra.answer(request, client.ok().flatten()).await;
         return answer.unwrap_or_else(|| respond::status(&Status::unknown_path()));
     }
     let started = Instant::now();

@@ -48,7 +48,7 @@ pub type ExtraFuture = Pin<Box<dyn Future<Output = Option<Response<Body>>> + Sen
 pub trait ExtraRoutes: Send + Sync + 'static {
     /// True if this path is answered here. Must be cheap.
     fn owns(&self, path: &str) -> bool;
-    /// Answer. `client` is the identity of the verified client certificate, if one was shown.
+    /// Answer. `client` is whom a verified client certificate or a bearer token proves; `None` without a good one.
     fn answer(
         &self,
         request: Request<UnsyncBoxBody<Bytes, BoxError>>,

@@ -15,11 +15,12 @@ use client::{
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use machinery::bootstrap_token::{BootstrapToken, NAMESPACE, SIGNING};
 use ring::hmac;
 use serde_json::{Map, Value, json};
 
 use crate::context::{Context, feed, path};
-use crate::token_cleaner::{NAMESPACE, Token};
+use crate::token_cleaner::remaining;
 
 const INFO_NAMESPACE: &str = "kube-public";
 const INFO: &str = "cluster-info";
@@ -67,9 +68,9 @@ impl Controller {
         let now = Timestamp::now();
         let mut wanted = BTreeMap::new();
         for secret in self.secrets.list_namespace(NAMESPACE) {
-            let Some(token) = Token::of(&secret.project()?) else { continue };
-            let good = token.remaining(now).is_none_or(|left| !left.is_zero());
-            if token.for_signing && good && !token.id.is_empty() && !token.secret.is_empty() {
+            let Some(token) = BootstrapToken::of(&secret.project()?) else { continue };
+            let good = remaining(&token, now).is_none_or(|left| !left.is_zero());
+            if token.is_for(SIGNING) && good && !token.id.is_empty() && !token.secret.is_empty() {
                 wanted.insert(format!("{SIGNATURE_PREFIX}{}", token.id), signature(kubeconfig, &token));
             }
         }
@@ -94,7 +95,7 @@ fn changes(data: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -
 }
 
 /// A JSON web signature (RFC 7515) with HS256, without the content.
-fn signature(content: &str, token: &Token) -> String {
+fn signature(content: &str, token: &BootstrapToken) -> String {
     let header = URL_SAFE_NO_PAD.encode(json!({ "alg": "HS256", "kid": token.id }).to_string());
     let text = format!("{header}.{}", URL_SAFE_NO_PAD.encode(content));
     let key = hmac::Key::new(hmac::HMAC_SHA256, token.secret.as_bytes());
@@ -112,10 +113,10 @@ mod tests {
     /// The example of upstream's `staging/src/k8s.io/cluster-bootstrap/token/jws`.
     #[test]
     fn a_signature_is_upstreams() {
-        let token = Token {
+        let token = BootstrapToken {
             id: "joshua".to_owned(),
             secret: "my voice is my passcode".to_owned(),
-            ..Token::default()
+            ..BootstrapToken::default()
         };
         assert_eq!(
             signature("Hello from the other side. I must have called a thousand times.", &token),

@@ -28,7 +28,14 @@ pub(crate) struct Images {
 #[derive(Default)]
 struct Pulls {
     backoff: Backoff,
-    failed_at: HashMap<String, Timestamp>,
+    failures: HashMap<String, Failure>,
+}
+
+/// The last pull of an image.
+#[derive(Clone)]
+struct Failure {
+    at: Timestamp,
+    message: String,
 }
 
 /// An image is not there; the container waits.
@@ -85,10 +92,11 @@ impl Images {
     }
 
     async fn pull(&self, pod: &Pod, container: &Container, image: &str) -> Result<cri::Image, NoImage> {
-        if let Some(retry_at) = self.backing_off(image) {
+        if let Some((retry_at, last)) = self.backing_off(image) {
             let text = format!("Back-off pulling image \"{image}\"");
-            self.events.container_event(pod, &container.name, "Normal", "BackOff", text.clone());
-            let reason = Reason { reason: "ImagePullBackOff", message: text };
+            let message = format!("{text}: ErrImagePull: {last}");
+            self.events.container_event(pod, &container.name, "Normal", "BackOff", text);
+            let reason = Reason { reason: "ImagePullBackOff", message };
             return Err(NoImage { reason, retry_at: Some(retry_at) });
         }
         let text = format!("Pulling image \"{image}\"");
@@ -111,7 +119,9 @@ impl Images {
                 Ok(pulled)
             }
             Err(error) => {
-                let retry_at = self.pulls.lock().unwrap_or_else(PoisonError::into_inner).failed(image);
+                let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+                let retry_at = pulls.failed(image, &error.message);
+                drop(pulls);
                 let text = format!("Failed to pull image \"{image}\": {}", error.message);
                 self.events.container_event(pod, &container.name, "Warning", "Failed", text);
                 self.events.container_event(pod, &container.name, "Warning", "Failed", "Error: ErrImagePull");
@@ -121,23 +131,25 @@ impl Images {
         }
     }
 
-    fn backing_off(&self, image: &str) -> Option<Timestamp> {
+    /// When the next pull is due, if that is to come, and why the last failed.
+    fn backing_off(&self, image: &str) -> Option<(Timestamp, String)> {
         let pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = *pulls.failed_at.get(image)?;
-        pulls.backoff.pending(image, since, Timestamp::now()).map(|(due, _)| due)
+        let last = pulls.failures.get(image)?;
+        let (due, _) = pulls.backoff.pending(image, last.at, Timestamp::now())?;
+        Some((due, last.message.clone()))
     }
 }
 
 impl Pulls {
     fn succeeded(&mut self, image: &str) {
         self.backoff.forget(image);
-        self.failed_at.remove(image);
+        self.failures.remove(image);
     }
 
-    fn failed(&mut self, image: &str) -> Option<Timestamp> {
+    fn failed(&mut self, image: &str, message: &str) -> Option<Timestamp> {
         let now = Timestamp::now();
         self.backoff.next(image, now, now);
-        self.failed_at.insert(image.to_owned(), now);
+        self.failures.insert(image.to_owned(), Failure { at: now, message: message.to_owned() });
         self.backoff.pending(image, now, now).map(|(due, _)| due)
     }
 }

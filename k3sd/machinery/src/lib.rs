@@ -7,10 +7,12 @@
 //! [`schema::apply_static_defaults`] → the kind's strategy. Faults become a [`status::Status`].
 
 pub mod apply;
+pub mod bootstrap_token;
 pub mod convert;
 pub mod cron;
 pub mod kinds;
 pub mod meta;
+pub mod node_label;
 pub mod openapi;
 pub mod patch;
 pub mod protobuf;

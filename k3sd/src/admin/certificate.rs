@@ -107,14 +107,7 @@ fn table(found: &[Found]) -> String {
             found.validity.to_string(),
         ]
     };
-    let rows: Vec<[String; 5]> = [head].into_iter().chain(found.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
-    let widths = [0, 1, 2, 3].map(width);
-    let line = |row: &[String; 5]| {
-        let cells = widths.iter().zip(row).map(|(width, cell)| format!("{cell:width$}   "));
-        format!("{}{}\n", cells.collect::<String>(), row[4])
-    };
-    rows.iter().map(line).collect()
+    super::table::aligned(&[head].into_iter().chain(found.iter().map(row)).collect::<Vec<_>>())
 }
 
 /// K3s's names of what is said of a certificate, the list's own first.

@@ -134,6 +134,10 @@ fn labels(given: &[String], mistakes: &mut Mistakes) -> BTreeMap<String, String>
     let mut labels = BTreeMap::new();
     for text in given {
         match text.split_once('=') {
+            Some((key, _)) if !machinery::node_label::is_for_nodes(key) => mistakes.add(format!(
+                "node-label: {key}: a node may not give itself this label of Kubernetes; allowed are those in kubelet.kubernetes.io and \
+                 node.kubernetes.io, and what kubelets report (topology.kubernetes.io/zone ...); for others: kubectl label node"
+            )),
             Some((key, value)) if !key.is_empty() => {
                 labels.insert(key.to_owned(), value.to_owned());
             }

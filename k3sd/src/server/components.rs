@@ -10,7 +10,7 @@ use supervisor::join::server::Endpoints;
 use supervisor::pki::{ServerPki, Signer};
 
 use super::issuer::Issuer;
-use super::{client_as, joining};
+use super::{client_as, joining, role};
 use crate::config::server::Server;
 use crate::node::{self, Access, Accesses, Certificates, Cluster, Readiness};
 use crate::notify::Notifier;
@@ -21,7 +21,6 @@ const BUNDLED_MANIFESTS: &str = "/usr/share/skerry/manifests";
 /// Prefix lengths of one node's share of the pod network.
 const NODE_CIDR_MASK_IPV4: u8 = 24;
 const NODE_CIDR_MASK_IPV6: u8 = 64;
-const CONTROL_PLANE_LABEL: (&str, &str) = ("node-role.kubernetes.io/control-plane", "true");
 
 /// What every component is given.
 struct Start<'a> {
@@ -112,6 +111,10 @@ impl Start<'_> {
     fn node(&mut self, notifier: &Arc<Notifier>) {
         let config = self.config;
         let Some(node) = &config.node else { return };
+        let client = client_as(self.api, "system:k3s-supervisor", &[MASTERS]);
+        let (informers, cancel) = (self.informers.clone(), self.tasks.cancel().clone());
+        let run = role::keep(config.identity.name.clone(), client, informers, cancel);
+        self.tasks.spawn("role", run);
         let access = |name: &str, groups: &[&str]| Access {
             client: client_as(self.api, name, groups),
             informers: self.informers.clone(),
@@ -120,7 +123,6 @@ impl Start<'_> {
             identity: &config.identity,
             node,
             data_dir: &config.data_dir,
-            label: Some(CONTROL_PLANE_LABEL),
             cluster: Cluster {
                 pod_cidrs: vec![config.cluster_cidr],
                 dns: config.cluster_dns.clone(),

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use client::Informers;
 use http::Request;
 use http_body_util::combinators::UnsyncBoxBody;
-use supervisor::join::server::{Caller, Endpoints};
+use supervisor::join::server::{Caller, Endpoints, TokenFiles};
 use supervisor::join::{Cidr, PortRange, Settings};
 use supervisor::node_password;
-use supervisor::pki::Signer;
+use supervisor::pki::ServerPki;
 use supervisor::token::Passwords;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -23,12 +23,13 @@ use crate::config::server::Server;
 /// What answers machines that join.
 pub(super) fn endpoints(
     config: &Server,
-    signer: Arc<Signer>,
+    pki: &ServerPki,
     passwords: Passwords,
     api: &ApiServer,
 ) -> Arc<Endpoints> {
     let client = client_as(api, "system:k3s-supervisor", &[MASTERS]);
-    Arc::new(Endpoints::new(settings(config), passwords, signer, &client))
+    let files = TokenFiles { data_dir: config.data_dir.clone(), server_ca: pki.server_ca.clone() };
+    Arc::new(Endpoints::new(settings(config), passwords, files, pki.signer.clone(), &client))
 }
 
 /// What agents are told of the cluster.

@@ -25,6 +25,11 @@ impl FileError {
     }
 }
 
+/// The directory that a file is in; of a bare name the working directory.
+pub(crate) fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Reads a text file; `None` when it does not exist.
 pub(crate) fn read(path: &Path) -> Result<Option<String>, FileError> {
     match fs::read_to_string(path) {
@@ -38,7 +43,6 @@ pub(crate) fn read(path: &Path) -> Result<Option<String>, FileError> {
 pub(crate) fn write(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
     let fail = FileError::of("write", path);
     let result = || -> io::Result<()> {
-        let parent = path.parent().unwrap_or(Path::new("."));
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".tmp");
         let mut file =
@@ -47,7 +51,7 @@ pub(crate) fn write(path: &Path, text: &str, mode: u32) -> Result<(), FileError>
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
-        File::open(parent)?.sync_all()
+        File::open(directory(path))?.sync_all()
     };
     result().map_err(fail)
 }

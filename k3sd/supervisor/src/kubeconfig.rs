@@ -30,9 +30,8 @@ impl Kubeconfig<'_> {
     /// # Errors
     /// A file that cannot be read or written.
     pub fn write(&self, path: &Path) -> Result<(), FileError> {
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(FileError::of("create", parent))?;
-        }
+        let parent = files::directory(path);
+        std::fs::create_dir_all(parent).map_err(FileError::of("create", parent))?;
         let text = self.render()?;
         files::write(path, &text, self.mode)
     }

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use machinery::bootstrap_token;
 use sha2::{Digest as _, Sha256};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
@@ -28,8 +29,8 @@ pub enum Error {
 pub struct Passwords {
     /// Of those who join as a server.
     pub server: String,
-    /// Of those who join as an agent.
-    pub agent: String,
+    /// Of those who join as an agent; `None`: the server's.
+    pub agent: Option<String>,
 }
 
 impl fmt::Debug for Passwords {
@@ -92,13 +93,8 @@ impl FromStr for Token {
     }
 }
 
-/// Six characters, a dot, sixteen characters.
 fn bootstrap(text: &str) -> Option<Secret> {
-    let plain = |part: &str, length| {
-        part.len() == length && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-    };
-    let (id, secret) = text.split_once('.')?;
-    (plain(id, 6) && plain(secret, 16)).then(|| Secret::Bootstrap(text.to_owned()))
+    bootstrap_token::parse(text).map(|_| Secret::Bootstrap(text.to_owned()))
 }
 
 /// Writes `cred/passwd`, `token`, `agent-token` and the `node-token` link below `DATA/server`.
@@ -121,26 +117,49 @@ pub fn write_server_files(
         Some(token) => password_of(token)?,
         None => stored_password(&before, "server").map_or_else(random_password, str::to_owned),
     };
-    let agent_password = match agent_token {
-        Some(token) => password_of(token)?,
-        None => password.clone(),
-    };
-    let passwd = format!("{agent_password},node,node,k3s:agent\n{password},server,server,k3s:server\n");
-    if passwd != before {
-        files::write(&passwd_path, &passwd, 0o600)?;
+    let passwords = Passwords { server: password, agent: agent_token.map(password_of).transpose()? };
+    passwords.write(data_dir, server_ca)?;
+    Ok(passwords)
+}
+
+impl Passwords {
+    /// Of those who join as an agent.
+    pub fn agent(&self) -> &str {
+        self.agent.as_ref().unwrap_or(&self.server)
     }
 
-    let hash = ca_hash(&files::read(server_ca)?.unwrap_or_default());
-    files::write(&server_dir.join("token"), &format!("K10{hash}::server:{password}\n"), 0o600)?;
-    files::link(&server_dir.join("node-token"), "token")?;
-    let agent_path = server_dir.join("agent-token");
-    if agent_token.is_some() {
-        let _ = std::fs::remove_file(&agent_path);
-        files::write(&agent_path, &format!("K10{hash}::node:{agent_password}\n"), 0o600)?;
-    } else {
-        files::link(&agent_path, "token")?;
+    /// Those after the server's has become `token`'s, or a random one if that is empty.
+    ///
+    /// # Errors
+    /// A malformed token.
+    pub fn rotated(&self, token: &str) -> Result<Self, Error> {
+        let server = if token.is_empty() { random_password() } else { password_of(token)? };
+        Ok(Self { server, agent: self.agent.clone() })
     }
-    Ok(Passwords { server: password, agent: agent_password })
+
+    /// Writes them to `cred/passwd` and the token files of `DATA/server`.
+    ///
+    /// # Errors
+    /// A file that cannot be read or written.
+    pub fn write(&self, data_dir: &Path, server_ca: &Path) -> Result<(), Error> {
+        let server_dir = data_dir.join("server");
+        let (password, agent) = (&self.server, self.agent());
+        let passwd = format!("{agent},node,node,k3s:agent\n{password},server,server,k3s:server\n");
+        let passwd_path = server_dir.join("cred/passwd");
+        if files::read(&passwd_path)?.as_ref() != Some(&passwd) {
+            files::write(&passwd_path, &passwd, 0o600)?;
+        }
+        let hash = ca_hash(&files::read(server_ca)?.unwrap_or_default());
+        files::write(&server_dir.join("token"), &format!("K10{hash}::server:{password}\n"), 0o600)?;
+        files::link(&server_dir.join("node-token"), "token")?;
+        let agent_path = server_dir.join("agent-token");
+        if self.agent.is_none() {
+            return Ok(files::link(&agent_path, "token")?);
+        }
+        // Through a link the server's own would be overwritten.
+        let _ = std::fs::remove_file(&agent_path);
+        Ok(files::write(&agent_path, &format!("K10{hash}::node:{agent}\n"), 0o600)?)
+    }
 }
 
 /// The hash a joining machine checks `/cacerts` against, in lower-case hex: SHA-256 over the file's bytes; of a bundle of several
@@ -189,6 +208,15 @@ fn stored_password<'a>(passwd: &'a str, user: &str) -> Option<&'a str> {
         let password = fields.next()?;
         (fields.next() == Some(user)).then_some(password)
     })
+}
+
+/// A bootstrap token that nobody has yet.
+pub fn random_bootstrap() -> String {
+    const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    let part = |length: usize| -> String {
+        (0..length).map(|_| char::from(ALPHABET[rand::random_range(0..ALPHABET.len())])).collect()
+    };
+    format!("{}.{}", part(6), part(16))
 }
 
 fn random_password() -> String {

@@ -1,13 +1,13 @@
 //! A kubelet writes its own node, its own lease and the pods bound to it, and nothing else: what authorization cannot see, because it
 //! is in the object (upstream's `plugin/pkg/admission/noderestriction`).
-//!
-//! Current limitation: a node may give itself any label.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use machinery::meta;
 use machinery::status::Status;
+use machinery::{meta, node_label};
 use serde_json::Value;
 
 use super::certificates::Request;
@@ -74,8 +74,16 @@ impl Restricted<'_> {
             return review
                 .refuse(format!("node \"{node}\" is not allowed to modify node \"{}\"", review.name));
         }
-        if review.operation != Operation::Update {
-            return Ok(());
+        let forbidden = self.forbidden_labels();
+        match review.operation {
+            Operation::Create if !forbidden.is_empty() => {
+                return review.refuse(format!(
+                    "node \"{node}\" is not allowed to set the following labels: {}",
+                    forbidden.join(", ")
+                ));
+            }
+            Operation::Update => {}
+            _ => return Ok(()),
         }
         for (pointer, what) in [("/spec/taints", "taints"), ("/metadata/ownerReferences", "ownerReferences")]
         {
@@ -83,7 +91,21 @@ impl Restricted<'_> {
                 return review.refuse(format!("node \"{node}\" is not allowed to modify {what}"));
             }
         }
+        if !forbidden.is_empty() {
+            return review.refuse(format!(
+                "node \"{node}\" is not allowed to modify labels: {}",
+                forbidden.join(", ")
+            ));
+        }
         Ok(())
+    }
+
+    /// Labels that are set, changed or removed and are not the node's to decide, in order.
+    fn forbidden_labels(&self) -> Vec<&str> {
+        let (old, new) = (labels(self.review.old), labels(Some(self.object)));
+        let keys: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
+        let changed = keys.into_iter().filter(|key| old.get(key) != new.get(key));
+        changed.filter(|key| !node_label::is_for_nodes(key)).collect()
     }
 
     fn pod(&self) -> Result<(), Status> {
@@ -288,4 +310,9 @@ impl Restricted<'_> {
         }
         Ok(())
     }
+}
+
+fn labels(object: Option<&Value>) -> BTreeMap<&str, &Value> {
+    let labels = object.and_then(|object| object.pointer("/metadata/labels")).and_then(Value::as_object);
+    labels.into_iter().flatten().map(|(key, value)| (key.as_str(), value)).collect()
 }

@@ -137,6 +137,21 @@ async fn a_node_writes_only_what_is_its_own() {
         (Method::POST, csi_nodes, csi("n1"), 201, ""),
         (Method::PATCH, "/api/v1/nodes/n2/status", label.clone(), 403, "not allowed to modify node \"n2\""),
         (Method::PATCH, "/api/v1/nodes/n1", taint, 403, "not allowed to modify taints"),
+        (Method::PATCH, "/api/v1/nodes/n1", label.clone(), 200, ""),
+        (
+            Method::PATCH,
+            "/api/v1/nodes/n1",
+            json!({ "metadata": { "labels": { "node-role.kubernetes.io/control-plane": "true", "c": "d" } } }),
+            403,
+            "node \"n1\" is not allowed to modify labels: node-role.kubernetes.io/control-plane",
+        ),
+        (
+            Method::POST,
+            "/api/v1/nodes",
+            json!({ "metadata": { "name": "n1", "labels": { "node-restriction.kubernetes.io/a": "" } } }),
+            403,
+            "node \"n1\" is not allowed to set the following labels: node-restriction.kubernetes.io/a",
+        ),
         (Method::DELETE, "/api/v1/nodes/n1", none.clone(), 403, "cannot delete resource \"nodes\""),
         (
             Method::PATCH,

@@ -10,7 +10,7 @@ use client::request;
 use http::HeaderValue;
 use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams};
 use kube::client::Body;
 use supervisor::join::agent::{Error, Join, Joined};
 use supervisor::pki::NodeCertificate;
@@ -54,7 +54,7 @@ impl Running {
         let mut tasks = Tasks::new("test");
         let api = api_config(&config, &pki).unwrap();
         let api = ApiServer::start(api, store, tasks.cancel().clone()).await.unwrap();
-        let endpoints = endpoints(&config, pki.signer, passwords, &api);
+        let endpoints = endpoints(&config, &pki, passwords, &api);
         let api = api.with_extra_routes(Arc::new(Routes::new(endpoints.clone())));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = listener.local_addr().unwrap().to_string().parse().unwrap();
@@ -215,5 +215,63 @@ async fn endpoints_are_open_to_whom_k3s_opens_them() {
     };
     assert_eq!(server.ask(agent, post("/v1-k3s/client-kube-proxy.crt", "no request")).await, 400);
     assert_eq!(server.ask(agent, post("/v1-k3s/client-kubelet.crt", "no password")).await, 400);
+    server.tasks.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bootstrap_token_lets_a_machine_in_until_it_is_deleted() {
+    let server = Running::start().await;
+    let secrets: Api<Secret> = Api::namespaced(server.admin(), "kube-system");
+    let secret = serde_json::from_value(serde_json::json!({
+        "metadata": { "name": "bootstrap-token-abcdef" },
+        "type": "bootstrap.kubernetes.io/token",
+        "stringData": {
+            "token-id": "abcdef", "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true",
+        },
+    }));
+    let token = "abcdef.0123456789abcdef";
+    let before = server.machine("one", "edge-1", token).attempt().await;
+    assert_eq!(code(before).await, "wrong token");
+    secrets.create(&PostParams::default(), &secret.unwrap()).await.unwrap();
+    let joined = server.machine("one", "edge-1", token).attempt().await;
+    assert_eq!(code(joined).await, "joined");
+    let wrong = server.machine("two", "edge-2", "abcdef.0123456789abcdee").attempt().await;
+    assert_eq!(code(wrong).await, "wrong token");
+    secrets.delete("bootstrap-token-abcdef", &DeleteParams::default()).await.unwrap();
+    let after = server.machine("two", "edge-2", token).attempt().await;
+    assert_eq!(code(after).await, "wrong token");
+    server.tasks.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_token_replaces_the_old_one_at_once_and_for_good() {
+    let server = Running::start().await;
+    let own = server.dir.path().join("data/server/token");
+    let read = || std::fs::read_to_string(&own).unwrap();
+    let password = |token: &str| token.trim().rsplit_once(':').unwrap().1.to_owned();
+    let before = read();
+    let put = |body: &'static str| {
+        Request::put("/v1-k3s/token").body(Body::from(body.as_bytes().to_vec())).unwrap()
+    };
+    let basic = |token: &str| format!("server:{}", password(token));
+    assert_eq!(server.ask(Some("node:for-agents"), put("{}")).await, 403);
+    assert_eq!(server.ask(Some(&basic(&before)), get("/v1-k3s/token")).await, 405);
+    assert_eq!(server.ask(Some(&basic(&before)), put(r#"{"newToken": 1}"#)).await, 400);
+    assert_eq!(
+        server.ask(Some(&basic(&before)), put(r#"{"newToken": "abcdef.0123456789abcdef"}"#)).await,
+        400
+    );
+    assert_eq!(read(), before, "what is refused changes nothing");
+    assert_eq!(server.ask(Some(&basic(&before)), put("{}")).await, 200);
+    let random = read();
+    assert_ne!(random, before);
+    assert_eq!(server.ask(Some(&basic(&before)), put("{}")).await, 401);
+    assert_eq!(server.ask(Some(&basic(&random)), put(r#"{"newToken": "chosen"}"#)).await, 200);
+    assert_eq!(password(&read()), "chosen");
+    // Agents have a token of their own here, which stays.
+    let agent = server.machine("one", "edge-1", &server.token()).attempt().await;
+    assert_eq!(code(agent).await, "joined");
+    let passwd = std::fs::read_to_string(server.dir.path().join("data/server/cred/passwd")).unwrap();
+    assert_eq!(passwd, "for-agents,node,node,k3s:agent\nchosen,server,server,k3s:server\n");
     server.tasks.stop().await;
 }

@@ -22,7 +22,7 @@ use crate::files::{self, FileError};
 use crate::kubeconfig;
 use crate::node_password;
 use crate::pki::{self, KeyPairFiles, NodeCertificate};
-use crate::token::{self, Secret, Token};
+use crate::token::{Secret, Token, ca_hash};
 
 /// Longest part of a server's answer that is repeated to people.
 const MAX_QUOTE: usize = 300;
@@ -139,7 +139,7 @@ impl Join {
     pub async fn attempt(&self) -> Result<Joined, Error> {
         let agent_dir = self.data_dir.join("agent");
         files::private_dir(&agent_dir)?;
-        let authorities = self.authorities().await?;
+        let authorities = authorities(&self.servers, &self.token).await?;
         let server = Server {
             client: remote::connect(
                 self.servers.clone(),
@@ -167,30 +167,6 @@ impl Join {
             self.obtain(&server, certificate, &joined.agent_dir, &password).await?;
         }
         Ok(joined)
-    }
-
-    /// The server CA, proved by the server and checked against the token.
-    async fn authorities(&self) -> Result<Vec<CertificateDer<'static>>, Error> {
-        const PATH: &str = "/cacerts";
-        let anybody = remote::connect(self.servers.clone(), Trust::Anybody, Credentials::None)?;
-        let bundle = Server { client: anybody }.get_text(PATH).await?;
-        let authorities = certificates(&bundle)
-            .ok_or(Error::Malformed { path: PATH.into(), expected: "the certificates of a cluster" })?;
-        let trust = Trust::Authorities(authorities.clone());
-        let proved = Server { client: remote::connect(self.servers.clone(), trust, Credentials::None)? };
-        let again = match proved.get_text(PATH).await {
-            Err(Error::Unreachable(source)) => return Err(Error::Unproved(source)),
-            result => result?,
-        };
-        let found = token::ca_hash(&again);
-        match &self.token.ca_hash {
-            Some(expected) if *expected != found => {
-                return Err(Error::WrongAuthority { expected: expected.clone(), found });
-            }
-            Some(_) => {}
-            None => warn!(ca_hash = found, "the token names no CA: whoever answers is believed"),
-        }
-        Ok(authorities)
     }
 
     fn credentials(&self) -> Credentials {
@@ -248,6 +224,33 @@ impl Join {
         files::write(&files.cert, &text, 0o600)?;
         Ok(())
     }
+}
+
+/// The authorities of the servers, proved by one of them and checked against the token.
+///
+/// # Errors
+/// No answer, or one by somebody whom the token does not mean.
+pub async fn authorities(servers: &Servers, token: &Token) -> Result<Vec<CertificateDer<'static>>, Error> {
+    const PATH: &str = "/cacerts";
+    let anybody = remote::connect(servers.clone(), Trust::Anybody, Credentials::None)?;
+    let bundle = Server { client: anybody }.get_text(PATH).await?;
+    let authorities = certificates(&bundle)
+        .ok_or(Error::Malformed { path: PATH.into(), expected: "the certificates of a cluster" })?;
+    let trust = Trust::Authorities(authorities.clone());
+    let proved = Server { client: remote::connect(servers.clone(), trust, Credentials::None)? };
+    let again = match proved.get_text(PATH).await {
+        Err(Error::Unreachable(source)) => return Err(Error::Unproved(source)),
+        result => result?,
+    };
+    let found = ca_hash(&again);
+    match &token.ca_hash {
+        Some(expected) if *expected != found => {
+            return Err(Error::WrongAuthority { expected: expected.clone(), found });
+        }
+        Some(_) => {}
+        None => warn!(ca_hash = found, "the token names no CA: whoever answers is believed"),
+    }
+    Ok(authorities)
 }
 
 impl Joined {

@@ -1,10 +1,11 @@
 //! The endpoints that machines join by, on the port of the API: `/cacerts`, `/ping` and everything below `/v1-k3s/`.
 //!
 //! Paths, headers, groups and status codes are K3s's (`pkg/server/handlers`). Current limitations: no tunnel
-//! (`/v1-k3s/connect`), no joining servers, no bootstrap tokens, and certificates only for keys that the caller made.
+//! (`/v1-k3s/connect`), no joining servers, and certificates only for keys that the caller made.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,8 +18,9 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::api::ListParams;
 use machinery::status::Status;
+use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tracing::{info, warn};
 
 use super::{NODE_IP, NODE_NAME, NODE_PASSWORD, Settings};
@@ -28,29 +30,52 @@ use crate::token;
 
 /// Groups that may read the cluster's settings and ask for a node's certificates.
 const AGENT_GROUPS: [&str; 3] = ["k3s:agent", "system:nodes", "system:bootstrappers"];
+/// The group of those who know the server's token.
+const SERVER_GROUP: &str = "k3s:server";
 /// A request for a certificate is a few hundred bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 /// Requests at one time, as in K3s; more are asked to come again.
 const AT_ONCE: usize = 20;
 
-/// Who asks, as proved by a client certificate.
+/// Who asks, as proved by a client certificate or a bearer token.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Common name.
+    /// User name; of a certificate the common name.
     pub name: String,
-    /// Organizations.
+    /// Groups; of a certificate the organizations.
     pub groups: Vec<String>,
+}
+
+/// Where the tokens are kept.
+#[derive(Clone, Debug)]
+pub struct TokenFiles {
+    /// K3s's data directory.
+    pub data_dir: PathBuf,
+    /// The authorities that sign servers.
+    pub server_ca: PathBuf,
 }
 
 /// The endpoints, and what they answer from.
 #[derive(Debug)]
 pub struct Endpoints {
     settings: Settings,
-    passwords: token::Passwords,
+    passwords: RwLock<token::Passwords>,
+    files: TokenFiles,
+    /// Held by whoever changes passwords and files.
+    rotating: Mutex<()>,
     signer: Arc<Signer>,
     node_passwords: Passwords,
     slices: Api<EndpointSlice>,
     at_once: Semaphore,
+}
+
+/// What `PUT /v1-k3s/token` brings.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NewToken {
+    /// Empty or absent: one is made up.
+    #[serde(default)]
+    new_token: String,
 }
 
 /// The body of a request.
@@ -64,12 +89,15 @@ impl Endpoints {
     pub fn new(
         settings: Settings,
         passwords: token::Passwords,
+        files: TokenFiles,
         signer: Arc<Signer>,
         client: &kube::Client,
     ) -> Self {
         Self {
             settings,
-            passwords,
+            passwords: RwLock::new(passwords),
+            files,
+            rotating: Mutex::new(()),
             signer,
             node_passwords: Passwords::new(client),
             slices: Api::namespaced(client.clone(), "default"),
@@ -88,11 +116,11 @@ impl Endpoints {
     }
 
     /// Answers a request for a path that it [owns](Self::owns).
-    pub async fn answer(&self, request: Request<Body>, certificate: Option<Caller>) -> Response<Bytes> {
-        self.route(request, certificate).await.unwrap_or_else(|status| refusal(&status))
+    pub async fn answer(&self, request: Request<Body>, proved: Option<Caller>) -> Response<Bytes> {
+        self.route(request, proved).await.unwrap_or_else(|status| refusal(&status))
     }
 
-    async fn route(&self, request: Request<Body>, certificate: Option<Caller>) -> Answer {
+    async fn route(&self, request: Request<Body>, proved: Option<Caller>) -> Answer {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().to_owned();
         match path.as_str() {
@@ -100,7 +128,10 @@ impl Endpoints {
             "/ping" => return Ok(text("pong")),
             _ => {}
         }
-        let caller = self.authenticate(&parts.headers, certificate)?;
+        let caller = self.authenticate(&parts.headers, proved)?;
+        if path == "/v1-k3s/token" {
+            return self.rotate_token(&caller, &parts.method, body).await;
+        }
         if !caller.groups.iter().any(|group| AGENT_GROUPS.contains(&group.as_str())) {
             return Err(forbidden("forbidden"));
         }
@@ -128,16 +159,17 @@ impl Endpoints {
         }
     }
 
-    /// Who asks: a certificate tells it, else a token does.
-    fn authenticate(&self, headers: &HeaderMap, certificate: Option<Caller>) -> Result<Caller, Status> {
-        if let Some(caller) = certificate {
+    /// Who asks: a certificate or a bearer token tells it, else a password does.
+    fn authenticate(&self, headers: &HeaderMap, proved: Option<Caller>) -> Result<Caller, Status> {
+        if let Some(caller) = proved {
             return Ok(caller);
         }
         let Some(header) = headers.get(AUTHORIZATION) else { return Err(forbidden("forbidden")) };
         let (user, password) = basic(header).ok_or_else(unauthorized)?;
+        let passwords = self.passwords.read().unwrap_or_else(PoisonError::into_inner);
         let (expected, group) = match user.as_str() {
-            "node" => (&self.passwords.agent, "k3s:agent"),
-            "server" => (&self.passwords.server, "k3s:server"),
+            "node" => (passwords.agent(), "k3s:agent"),
+            "server" => (passwords.server.as_str(), SERVER_GROUP),
             _ => return Err(unauthorized()),
         };
         // Digests of both: how long the comparison takes tells nothing of them.
@@ -145,6 +177,32 @@ impl Endpoints {
             return Err(unauthorized());
         }
         Ok(Caller { name: user, groups: vec![group.to_owned()] })
+    }
+
+    /// Gives the cluster another token: for servers, and for agents that have none of their own.
+    async fn rotate_token(&self, caller: &Caller, method: &Method, body: Body) -> Answer {
+        if !caller.groups.iter().any(|group| group == SERVER_GROUP) {
+            return Err(forbidden("forbidden"));
+        }
+        if method != Method::PUT {
+            return Err(Status::method_not_allowed());
+        }
+        let wanted: NewToken = serde_json::from_slice(&read(body).await?).map_err(|error| {
+            Status::bad_request(format!("the body is not {{\"newToken\": TOKEN}}: {error}"))
+        })?;
+        let _turn = self.rotating.lock().await;
+        let current = self.passwords.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let rotated =
+            current.rotated(&wanted.new_token).map_err(|error| Status::bad_request(error.to_string()))?;
+        let (files, written) = (self.files.clone(), rotated.clone());
+        // On disk first: what is answered must hold after a restart.
+        tokio::task::spawn_blocking(move || written.write(&files.data_dir, &files.server_ca))
+            .await
+            .map_err(Status::internal)?
+            .map_err(Status::internal)?;
+        *self.passwords.write().unwrap_or_else(PoisonError::into_inner) = rotated;
+        info!("the token has been rotated");
+        Ok(respond(StatusCode::OK, "text/plain", String::new()))
     }
 
     async fn issue(
