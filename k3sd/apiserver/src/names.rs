@@ -23,7 +23,9 @@ pub fn dns1123_subdomain(name: &str, prefix: bool) -> Vec<String> {
 pub fn dns1123_label(name: &str, prefix: bool) -> Vec<String> {
     let name = masked(name, prefix);
     let mut errors = too_long(&name, LABEL_MAX);
-    if !is_dns1123_label(&name) {
+    if !is_dns1123_label(&name) && name.split('.').all(is_dns1123_label) {
+        errors.push("must not contain dots".to_owned());
+    } else if !is_dns1123_label(&name) {
         errors.push(
             "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
                 .to_owned(),
@@ -43,6 +45,34 @@ pub fn dns1035_label(name: &str, prefix: bool) -> Vec<String> {
         );
     }
     errors
+}
+
+/// A domain with a star in place of its first label.
+pub fn wildcard_dns1123_subdomain(name: &str, _prefix: bool) -> Vec<String> {
+    let mut errors = too_long(name, SUBDOMAIN_MAX);
+    if !name.strip_prefix("*.").is_some_and(|rest| rest.split('.').all(is_dns1123_label)) {
+        errors.push(
+            "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+                .to_owned(),
+        );
+    }
+    errors
+}
+
+/// Names of ports: an IANA service name.
+pub fn port_name(name: &str, _prefix: bool) -> Vec<String> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let faults = [
+        (name.len() > 15, "must be no more than 15 characters"),
+        (
+            name.is_empty() || !name.chars().all(allowed),
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
+        ),
+        (!name.contains(|c: char| c.is_ascii_lowercase()), "must contain at least one letter (a-z)"),
+        (name.contains("--"), "must not contain consecutive hyphens"),
+        (name.starts_with('-') || name.ends_with('-'), "must not begin or end with a hyphen"),
+    ];
+    faults.into_iter().filter(|(wrong, _)| *wrong).map(|(_, detail)| detail.to_owned()).collect()
 }
 
 /// Names that only have to fit in a URL path (RBAC).

@@ -22,15 +22,22 @@ use crate::config::Config;
 use crate::registry::Registry;
 use crate::user::UserInfo;
 
+mod admission_hooks;
+mod admission_policy;
+mod api_service;
+mod autoscaler;
 pub(crate) mod check;
 mod config_map;
 mod cron_job;
+mod csi;
 mod daemon_set;
 mod deployment;
 mod endpoints;
 mod event;
+mod flow_control;
 mod job;
 mod lease;
+mod match_rules;
 mod namespace;
 mod networking;
 mod node;
@@ -42,6 +49,7 @@ mod policy;
 mod quota;
 mod rbac;
 mod replica_set;
+mod runtime_class;
 mod secret;
 mod service;
 mod signing_request;
@@ -49,7 +57,9 @@ mod stateful_set;
 mod storage;
 #[cfg(test)]
 mod testing;
+mod volume_sources;
 mod walk;
+mod webhook_client;
 mod workload;
 
 /// What a strategy may look at while it works on one request.
@@ -227,12 +237,31 @@ pub fn lookup(group: &str, plural: &str) -> Arc<dyn Strategy> {
         ("", "resourcequotas") => Arc::new(quota::ResourceQuota),
         ("", "secrets") => Arc::new(secret::Secret),
         ("", "services") => Arc::new(service::Service),
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicies") => {
+            Arc::new(admission_policy::AdmissionPolicy { mutating: true })
+        }
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings") => {
+            Arc::new(admission_policy::AdmissionPolicyBinding { mutating: true })
+        }
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => {
+            Arc::new(admission_hooks::WebhookConfiguration { mutating: true })
+        }
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => {
+            Arc::new(admission_policy::AdmissionPolicy { mutating: false })
+        }
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => {
+            Arc::new(admission_policy::AdmissionPolicyBinding { mutating: false })
+        }
+        ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => {
+            Arc::new(admission_hooks::WebhookConfiguration { mutating: false })
+        }
+        ("apiregistration.k8s.io", "apiservices") => Arc::new(api_service::ApiService),
         ("apps", "controllerrevisions") => Arc::new(pod_template::ControllerRevision),
         ("apps", "daemonsets") => Arc::new(daemon_set::DaemonSet),
         ("apps", "deployments") => Arc::new(deployment::Deployment),
         ("apps", "replicasets") => Arc::new(replica_set::ReplicaSet),
         ("apps", "statefulsets") => Arc::new(stateful_set::StatefulSet),
-        ("autoscaling", "horizontalpodautoscalers") => Arc::new(policy::HorizontalPodAutoscaler),
+        ("autoscaling", "horizontalpodautoscalers") => Arc::new(autoscaler::HorizontalPodAutoscaler),
         ("batch", "cronjobs") => Arc::new(cron_job::CronJob),
         ("batch", "jobs") => Arc::new(job::Job),
         ("certificates.k8s.io", "certificatesigningrequests") => {
@@ -241,16 +270,26 @@ pub fn lookup(group: &str, plural: &str) -> Arc<dyn Strategy> {
         ("coordination.k8s.io", "leases") => Arc::new(lease::Lease),
         ("discovery.k8s.io", "endpointslices") => Arc::new(endpoints::EndpointSlice),
         ("events.k8s.io", "events") => Arc::new(event::Event),
+        ("flowcontrol.apiserver.k8s.io", "flowschemas") => Arc::new(flow_control::FlowSchema),
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => {
+            Arc::new(flow_control::PriorityLevelConfiguration)
+        }
         ("networking.k8s.io", "ingressclasses") => Arc::new(networking::IngressClass),
         ("networking.k8s.io", "ingresses") => Arc::new(networking::Ingress),
         ("networking.k8s.io", "networkpolicies") => Arc::new(networking::NetworkPolicy),
+        ("node.k8s.io", "runtimeclasses") => Arc::new(runtime_class::RuntimeClass),
         ("policy", "poddisruptionbudgets") => Arc::new(policy::PodDisruptionBudget),
         ("rbac.authorization.k8s.io", "clusterrolebindings") => Arc::new(rbac::Binding { cluster: true }),
         ("rbac.authorization.k8s.io", "clusterroles") => Arc::new(rbac::Role { cluster: true }),
         ("rbac.authorization.k8s.io", "rolebindings") => Arc::new(rbac::Binding { cluster: false }),
         ("rbac.authorization.k8s.io", "roles") => Arc::new(rbac::Role { cluster: false }),
         ("scheduling.k8s.io", "priorityclasses") => Arc::new(policy::PriorityClass),
+        ("storage.k8s.io", "csidrivers") => Arc::new(csi::CsiDriver),
+        ("storage.k8s.io", "csinodes") => Arc::new(csi::CsiNode),
+        ("storage.k8s.io", "csistoragecapacities") => Arc::new(csi::CsiStorageCapacity),
         ("storage.k8s.io", "storageclasses") => Arc::new(storage::StorageClass),
+        ("storage.k8s.io", "volumeattachments") => Arc::new(csi::VolumeAttachment),
+        ("storage.k8s.io", "volumeattributesclasses") => Arc::new(csi::VolumeAttributesClass),
         _ => Arc::new(plain::Plain::of(group, plural)),
     }
 }

@@ -15,6 +15,7 @@ const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 const MAX_ADDRESSES: usize = 100;
 const MAX_ENDPOINTS: usize = 1000;
 const MAX_PORTS: usize = 20_000;
+const MAX_HINTS: usize = 8;
 
 pub(super) struct Endpoints;
 
@@ -94,9 +95,8 @@ fn slice(object: &Value) -> Vec<FieldError> {
     let endpoints = slice.get("endpoints");
     if endpoints.len() > MAX_ENDPOINTS {
         faults.push(FieldError::too_many("endpoints", endpoints.len(), MAX_ENDPOINTS));
-    }
-    for endpoint in endpoints.items() {
-        one_endpoint(&endpoint, kind.str(), &mut faults);
+    } else {
+        endpoints.items().for_each(|endpoint| one_endpoint(&endpoint, kind.str(), &mut faults));
     }
     let ports = slice.get("ports");
     if ports.len() > MAX_PORTS {
@@ -112,6 +112,10 @@ fn slice(object: &Value) -> Vec<FieldError> {
             faults.duplicate(&name);
         }
         faults.one_of(&port.get("protocol"), &PROTOCOLS);
+        let app = port.get("appProtocol");
+        if app.is_set() {
+            faults.name(&app, |name, _| names::qualified_name(name));
+        }
     }
     faults.0
 }
@@ -134,11 +138,88 @@ fn one_endpoint(endpoint: &Node<'_>, kind: &str, faults: &mut Faults) {
                     faults.invalid(&address, format!("must be a valid {kind} address, (e.g. {example})"));
                 }
             }
-            "FQDN" => faults.name(&address, names::dns1123_subdomain),
+            "FQDN" => domain(&address, faults),
             _ => {}
         }
     }
-    if !endpoint.get("hostname").str().is_empty() {
-        faults.name(&endpoint.get("hostname"), names::dns1123_label);
+    if endpoint.get("nodeName").is_set() {
+        faults.name(&endpoint.get("nodeName"), names::dns1123_subdomain);
+    }
+    // "" is a name here, and a wrong one.
+    let hostname = endpoint.get("hostname");
+    if hostname.is_set() {
+        faults.name(&hostname, names::dns1123_label);
+    }
+    hints(&endpoint.get("hints"), faults);
+}
+
+/// Upstream's `IsFullyQualifiedDomainName`.
+fn domain(address: &Node<'_>, faults: &mut Faults) {
+    if address.str().is_empty() {
+        faults.required(address, "");
+        return;
+    }
+    let name = address.str().strip_suffix('.').unwrap_or(address.str());
+    let details = names::dns1123_subdomain(name, false);
+    let detail = if !details.is_empty() {
+        details.join(",")
+    } else if name.contains('.') {
+        return;
+    } else {
+        "should be a domain with at least two segments separated by dots".to_owned()
+    };
+    faults.push(FieldError::invalid(address.path(), name, detail));
+}
+
+/// For which zones and nodes an endpoint is meant.
+fn hints(hints: &Node<'_>, faults: &mut Faults) {
+    for list in ["forZones", "forNodes"] {
+        let targets = hints.get(list);
+        if targets.len() > MAX_HINTS {
+            faults.push(FieldError::too_many(targets.path(), targets.len(), MAX_HINTS));
+            continue;
+        }
+        let mut seen = HashSet::new();
+        for target in targets.items() {
+            let name = target.get("name");
+            if !seen.insert(name.str()) {
+                faults.duplicate(&name);
+            }
+            if name.str().is_empty() {
+                faults.required(&name, "");
+            } else if list == "forZones" {
+                faults.name(&name, |name, _| names::label_value(name));
+            } else {
+                faults.name(&name, names::dns1123_subdomain);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::World;
+
+    #[test]
+    fn slices_hold_addresses_of_their_type_and_hints_once() {
+        let slice = json!({ "metadata": { "name": "x" }, "addressType": "FQDN", "endpoints": [
+            { "addresses": ["local", "a.b."], "hostname": "a.b", "nodeName": "n",
+              "hints": { "forZones": [{ "name": "z" }, { "name": "z" }, { "name": "" }] } }],
+            "ports": [{ "name": "a", "appProtocol": "x/y/z" }] });
+        let refused = World::new().create("discovery.k8s.io", "endpointslices", slice).unwrap_err().texts();
+        assert_eq!(
+            refused[..4],
+            [
+                "endpoints[0].addresses[0]: Invalid value: \"local\": should be a domain with at least two segments separated by dots",
+                "endpoints[0].hostname: Invalid value: \"a.b\": must not contain dots",
+                "endpoints[0].hints.forZones[1].name: Duplicate value: \"z\"",
+                "endpoints[0].hints.forZones[2].name: Required value",
+            ]
+        );
+        assert!(
+            refused[4].starts_with("ports[0].appProtocol: Invalid value: \"x/y/z\": a qualified name must")
+        );
     }
 }

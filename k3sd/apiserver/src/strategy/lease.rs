@@ -5,6 +5,10 @@ use serde_json::Value;
 
 use super::walk::{Faults, Node};
 use super::{Context, Strategy};
+use crate::names;
+
+/// The one way of choosing a leader that upstream defines.
+const OLDEST: &str = "OldestEmulationVersion";
 
 pub(super) struct Lease;
 
@@ -17,8 +21,19 @@ impl Strategy for Lease {
             faults.invalid(&duration, "must be greater than 0");
         }
         faults.non_negative(&spec.get("leaseTransitions"));
-        if spec.get("holderIdentity").value().as_str() == Some("") {
-            faults.invalid(&spec.get("holderIdentity"), "must not be empty");
+        let strategy = spec.get("strategy");
+        // The path is upstream's.
+        let field = format!("{}.strategy", strategy.path());
+        if strategy.str().contains('/') {
+            for detail in names::qualified_name(strategy.str()) {
+                faults.push(FieldError::invalid(field.as_str(), strategy.str(), detail));
+            }
+        } else if strategy.is_set() && strategy.str() != OLDEST {
+            faults.push(FieldError::not_supported(field, strategy.str(), &[OLDEST]));
+        }
+        let preferred = spec.get("preferredHolder");
+        if !preferred.str().is_empty() && strategy.str().is_empty() {
+            faults.forbidden(&preferred, "may only be specified if `strategy` is defined");
         }
         faults.0
     }

@@ -11,5 +11,7 @@ mod validation;
 mod volumes;
 
 pub(super) use defaults::{default_pod_spec, unify_service_account};
-pub(super) use resources::{default_requests, qos_class};
-pub(super) use validation::{validate_pod_spec, validate_template, validate_tolerations};
+pub(super) use resources::{default_requests, qos_class, validate_limits};
+pub(super) use validation::{
+    validate_node_selector, validate_pod_spec, validate_template, validate_tolerations,
+};

@@ -1,13 +1,12 @@
-//! Pod disruption budgets, priority classes, autoscalers (upstream's `pkg/apis/policy`, `scheduling`, `autoscaling`).
+//! Pod disruption budgets and priority classes (upstream's `pkg/apis/policy` and `scheduling`).
 
 use machinery::meta;
 use machinery::status::FieldError;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::check::{child, set_default};
+use super::check::set_default;
 use super::walk::{self, Faults, Node};
 use super::{Context, Strategy};
-use crate::names;
 
 pub(super) struct PodDisruptionBudget;
 
@@ -31,11 +30,24 @@ impl Strategy for PodDisruptionBudget {
     }
 
     fn validate_update(&self, cx: &Context<'_>, object: &Value, _old: &Value) -> Vec<FieldError> {
-        self.validate_create(cx, object)
+        if cx.subresource != "status" {
+            return self.validate_create(cx, object);
+        }
+        let mut faults = Faults::default();
+        let status = Node::root(object).get("status");
+        faults.conditions(&status.get("conditions"));
+        for count in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+            faults.non_negative(&status.get(count));
+        }
+        faults.0
     }
 
     fn has_generation(&self) -> bool {
         true
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
     }
 }
 
@@ -72,77 +84,12 @@ impl Strategy for PriorityClass {
     }
 
     fn validate_update(&self, _cx: &Context<'_>, object: &Value, old: &Value) -> Vec<FieldError> {
-        let mut faults = Vec::new();
-        for (field, detail) in
-            [("value", "may not be changed in an update."), ("preemptionPolicy", "field is immutable")]
-        {
-            if object.get(field) != old.get(field) {
-                faults.push(FieldError::forbidden(field, detail));
-            }
+        let mut faults = Faults::default();
+        if object.get("value") != old.get("value") {
+            faults.push(FieldError::forbidden("value", "may not be changed in an update."));
         }
         faults
-    }
-}
-
-/// Upstream's `DefaultCPUUtilization`.
-const CPU_PERCENT: i64 = 80;
-
-pub(super) struct HorizontalPodAutoscaler;
-
-impl Strategy for HorizontalPodAutoscaler {
-    fn default(&self, object: &mut Value) {
-        let v1 = meta::api_version(object) == "autoscaling/v1";
-        let spec = child(object, "spec");
-        set_default(spec, "minReplicas", 1);
-        if v1 {
-            set_default(spec, "targetCPUUtilizationPercentage", CPU_PERCENT);
-        } else if spec.get("metrics").and_then(Value::as_array).is_none_or(Vec::is_empty) {
-            let target = json!({ "type": "Utilization", "averageUtilization": CPU_PERCENT });
-            let cpu = json!([{ "type": "Resource", "resource": { "name": "cpu", "target": target } }]);
-            spec.insert("metrics".to_owned(), cpu);
-        }
-        if spec.get("behavior").is_some_and(Value::is_object) {
-            default_behavior(&mut spec["behavior"]);
-        }
-    }
-
-    fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> Vec<FieldError> {
-        let mut faults = Faults::default();
-        let spec = Node::root(object).get("spec");
-        let (least, most) = (spec.get("minReplicas"), spec.get("maxReplicas"));
-        if least.int().is_some_and(|least| least < 1) {
-            faults.invalid(&least, "must be greater than or equal to 1");
-        }
-        if most.int().unwrap_or(0) < 1 {
-            faults.invalid(&most, "must be greater than 0");
-        }
-        if most.int().unwrap_or(0) < least.int().unwrap_or(1) {
-            faults.invalid(&most, "must be greater than or equal to `minReplicas`");
-        }
-        for field in ["kind", "name"] {
-            faults.required_name(&spec.get("scaleTargetRef").get(field), names::path_segment);
-        }
-        for metric in spec.get("metrics").items() {
-            let kinds = ["ContainerResource", "External", "Object", "Pods", "Resource"];
-            faults.one_of(&metric.get("type"), &kinds);
-        }
+            .immutable(&Node::root(object).get("preemptionPolicy"), &Node::root(old).get("preemptionPolicy"));
         faults.0
     }
-
-    fn validate_update(&self, cx: &Context<'_>, object: &Value, _old: &Value) -> Vec<FieldError> {
-        self.validate_create(cx, object)
-    }
-}
-
-/// Upstream's `GenerateHPAScaleUpRules` and `GenerateHPAScaleDownRules`.
-fn default_behavior(behavior: &mut Value) {
-    let percent = |value: i64| json!({ "type": "Percent", "value": value, "periodSeconds": 15 });
-    let pods = json!({ "type": "Pods", "value": 4, "periodSeconds": 15 });
-    let up = child(behavior, "scaleUp");
-    set_default(up, "stabilizationWindowSeconds", 0);
-    set_default(up, "selectPolicy", "Max");
-    set_default(up, "policies", json!([pods, percent(100)]));
-    let down = child(behavior, "scaleDown");
-    set_default(down, "selectPolicy", "Max");
-    set_default(down, "policies", json!([percent(100)]));
 }

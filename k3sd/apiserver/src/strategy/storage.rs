@@ -1,17 +1,22 @@
 //! Volumes, claims and storage classes (upstream's `ValidatePersistentVolume`, `ValidatePersistentVolumeClaim`,
 //! `ValidateStorageClass`).
 
+use std::collections::BTreeSet;
+
 use machinery::meta;
 use machinery::quantity::Quantity;
 use machinery::status::{FieldError, Status};
 use serde_json::{Value, json};
 
 use super::check::{self, child, is_set, set_default, text};
+use super::volume_sources::{access_modes, sources, validate_volume_spec};
 use super::walk::{Faults, Node};
 use super::{Context, Strategy};
 use crate::allocator::Reservation;
+use crate::names;
 
-const MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+const MAX_PARAMETERS: usize = 512;
+const MAX_PARAMETER_BYTES: usize = 256 * 1024;
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 
 pub(super) struct PersistentVolume;
@@ -41,79 +46,47 @@ impl Strategy for PersistentVolume {
 
     fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> Vec<FieldError> {
         let mut faults = Faults::default();
-        let spec = Node::root(object).get("spec");
-        access_modes(&spec.get("accessModes"), &mut faults);
-        let capacity = spec.get("capacity");
-        if capacity.entries().next().is_none() {
-            faults.required(&capacity, "");
-        }
-        for (name, amount) in capacity.entries() {
-            check::quantity(amount, &format!("spec.capacity[{name}]"), false, &mut faults.0);
-        }
-        faults.one_of_if_set(&spec.get("persistentVolumeReclaimPolicy"), &["Delete", "Recycle", "Retain"]);
-        faults.one_of_if_set(&spec.get("volumeMode"), &["Block", "Filesystem"]);
-        if volume_sources(&spec) == 0 {
-            faults.required(&spec, "must specify a volume type");
-        }
+        validate_volume_spec(&Node::root(object).get("spec"), false, &mut faults);
         faults.0
     }
 
     fn validate_update(&self, cx: &Context<'_>, object: &Value, old: &Value) -> Vec<FieldError> {
-        let mut faults = self.validate_create(cx, object);
-        check::immutable(object, old, "/spec/volumeMode", &mut faults);
-        let spec = object.pointer("/spec").cloned().unwrap_or_default();
-        if sources(&spec) != sources(old.pointer("/spec").unwrap_or(&Value::Null)) {
-            let detail = "spec.persistentvolumesource is immutable after creation";
-            faults.push(FieldError::forbidden("spec.persistentvolumesource", detail));
+        if cx.subresource == "status" {
+            return Vec::new();
         }
-        faults
+        let mut faults = Faults(self.validate_create(cx, object));
+        volume_update(object, old, &mut faults);
+        faults.0
     }
 }
 
-/// Fields of a volume's spec that say where the data is.
-const SOURCES: [&str; 22] = [
-    "awsElasticBlockStore",
-    "azureDisk",
-    "azureFile",
-    "cephfs",
-    "cinder",
-    "csi",
-    "fc",
-    "flexVolume",
-    "flocker",
-    "gcePersistentDisk",
-    "glusterfs",
-    "hostPath",
-    "iscsi",
-    "local",
-    "nfs",
-    "photonPersistentDisk",
-    "portworxVolume",
-    "quobyte",
-    "rbd",
-    "scaleIO",
-    "storageos",
-    "vsphereVolume",
-];
-
-fn volume_sources(spec: &Node<'_>) -> usize {
-    SOURCES.iter().filter(|name| spec.get(name).is_set()).count()
-}
-
-fn sources(spec: &Value) -> Vec<Option<&Value>> {
-    SOURCES.iter().map(|name| spec.get(name)).collect()
-}
-
-fn access_modes(modes: &Node<'_>, faults: &mut Faults) {
-    if modes.len() == 0 {
-        faults.required(modes, "at least 1 access mode is required");
+/// Where the data is never changes; that a driver gets a secret for growing it, may come later.
+fn volume_update(object: &Value, old: &Value, faults: &mut Faults) {
+    let mut spec = object.get("spec").cloned().unwrap_or_default();
+    let before = old.get("spec").unwrap_or(&Value::Null);
+    if before.pointer("/csi/controllerExpandSecretRef").is_none()
+        && let Some(csi) = spec.get_mut("csi").and_then(Value::as_object_mut)
+    {
+        csi.remove("controllerExpandSecretRef");
     }
-    for mode in modes.items() {
-        faults.one_of_if_set(&mode, &MODES);
+    if sources(&spec) != sources(before) {
+        let detail = "spec.persistentvolumesource is immutable after creation";
+        faults.push(FieldError::forbidden("spec.persistentvolumesource", detail));
     }
-    let once_pod = modes.items().any(|mode| mode.str() == "ReadWriteOncePod");
-    if once_pod && modes.len() > 1 {
-        faults.forbidden(modes, "may not use ReadWriteOncePod with other access modes");
+    // The paths are upstream's.
+    let field = |name: &str| (spec.get(name).cloned().unwrap_or_default(), before.get(name));
+    let (mode, was) = field("volumeMode");
+    if Some(&mode) != was && (was.is_some() || !mode.is_null()) {
+        faults.push(FieldError::invalid("volumeMode", mode, "field is immutable"));
+    }
+    let (affinity, was) = field("nodeAffinity");
+    if was.is_some_and(|was| *was != affinity) {
+        faults.push(FieldError::invalid("nodeAffinity", affinity, "field is immutable"));
+    }
+    let class = "volumeAttributesClassName";
+    if before.get(class).is_some() && spec.get(class).is_none() {
+        let detail = "update from non-nil value to nil is forbidden";
+        faults.push(FieldError::forbidden(format!("spec.{class}"), detail));
     }
 }
 
@@ -171,24 +144,70 @@ fn default_class(cx: &Context<'_>) -> Option<String> {
 
 fn claim(object: &Value) -> Vec<FieldError> {
     let mut faults = Faults::default();
-    let spec = Node::root(object).get("spec");
-    access_modes(&spec.get("accessModes"), &mut faults);
-    faults.one_of_if_set(&spec.get("volumeMode"), &["Block", "Filesystem"]);
+    claim_spec(&Node::root(object).get("spec"), &mut faults);
+    faults.0
+}
+
+/// The spec of a claim, also of those that pods and stateful sets have templates of.
+pub(super) fn claim_spec(spec: &Node<'_>, faults: &mut Faults) {
+    let modes = spec.get("accessModes");
+    if modes.len() == 0 {
+        faults.required(&modes, "at least 1 access mode is required");
+    }
     if spec.get("selector").is_set() {
         faults.label_selector(&spec.get("selector"));
     }
-    let requests = spec.at("resources.requests");
-    match requests.value().get("storage") {
-        None => faults.push(FieldError::required("spec.resources[storage]", "")),
-        Some(amount) => {
-            check::quantity(amount, "spec.resources[storage]", false, &mut faults.0);
-            if Quantity::from_value(amount).is_ok_and(Quantity::is_zero) {
-                let field = "spec.resources[storage]";
-                faults.push(FieldError::invalid(field, amount.clone(), "must be greater than zero"));
+    access_modes(&modes, faults);
+    let amount = spec.at("resources.requests.storage");
+    let field = format!("{}[storage]", spec.get("resources").path());
+    match Quantity::from_value(amount.value()) {
+        _ if !amount.is_set() => faults.push(FieldError::required(field, "")),
+        Ok(quantity) if quantity > Quantity::ZERO => {}
+        Ok(_) => faults.push(FieldError::invalid(field, amount.value().clone(), "must be greater than zero")),
+        Err(error) => faults.push(FieldError::invalid(field, amount.value().clone(), error.to_string())),
+    }
+    for field in ["storageClassName", "volumeAttributesClassName"] {
+        let class = spec.get(field);
+        if !class.str().is_empty() {
+            faults.name(&class, names::dns1123_subdomain);
+        }
+    }
+    faults.one_of_if_set(&spec.get("volumeMode"), &["Block", "Filesystem"]);
+    data_sources(spec, faults);
+}
+
+/// What a new volume is filled from.
+fn data_sources(spec: &Node<'_>, faults: &mut Faults) {
+    let (source, reference) = (spec.get("dataSource"), spec.get("dataSourceRef"));
+    for from in [&source, &reference].into_iter().filter(|from| from.is_set()) {
+        let (kind, group) = (from.get("kind"), from.get("apiGroup").str());
+        for field in ["name", "kind"] {
+            if from.get(field).str().is_empty() {
+                faults.required(&from.get(field), "");
+            }
+        }
+        if group.is_empty() && kind.str() != "PersistentVolumeClaim" {
+            let detail = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+            faults.push(FieldError::invalid(from.path(), kind.str(), detail));
+        }
+        if !group.is_empty() {
+            for detail in names::dns1123_subdomain(group, false) {
+                faults.push(FieldError::invalid(from.path(), group, detail));
             }
         }
     }
-    faults.0
+    if !source.is_set() || !reference.is_set() {
+        return;
+    }
+    let same = |field: &str| source.get(field).str() == reference.get(field).str();
+    let detail = if !reference.get("namespace").str().is_empty() {
+        "may not be specified when dataSourceRef.namespace is specified"
+    } else if !(same("apiGroup") && same("kind") && same("name")) {
+        "must match dataSourceRef"
+    } else {
+        return;
+    };
+    faults.push(FieldError::invalid(spec.path(), source.path(), detail));
 }
 
 /// Of a claim's spec only the volume it is bound to may be filled in, and the size of a bound claim may grow.
@@ -241,11 +260,11 @@ impl Strategy for StorageClass {
     fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> Vec<FieldError> {
         let mut faults = Faults::default();
         let class = Node::root(object);
-        if class.get("provisioner").str().is_empty() {
-            faults.required(&class.get("provisioner"), "");
-        }
+        provisioner(&class.get("provisioner"), &mut faults);
+        parameters(&class.get("parameters"), true, &mut faults);
         faults.one_of_if_set(&class.get("reclaimPolicy"), &["Delete", "Retain"]);
-        faults.one_of_if_set(&class.get("volumeBindingMode"), &["Immediate", "WaitForFirstConsumer"]);
+        faults.one_of(&class.get("volumeBindingMode"), &["Immediate", "WaitForFirstConsumer"]);
+        topologies(&class.get("allowedTopologies"), &mut faults);
         faults.0
     }
 
@@ -258,5 +277,62 @@ impl Strategy for StorageClass {
         }
         check::immutable(object, old, "/volumeBindingMode", &mut faults);
         faults
+    }
+}
+
+/// Who makes the volumes: a qualified name, in whatever case.
+pub(super) fn provisioner(name: &Node<'_>, faults: &mut Faults) {
+    if name.str().is_empty() {
+        faults.required(name, "");
+        return;
+    }
+    let lower = name.str().to_lowercase();
+    for detail in names::qualified_name(&lower) {
+        faults.push(FieldError::invalid(name.path(), lower.as_str(), detail));
+    }
+}
+
+/// What the provisioner is told.
+pub(super) fn parameters(parameters: &Node<'_>, may_be_empty: bool, faults: &mut Faults) {
+    let count = parameters.entries().count();
+    if count > MAX_PARAMETERS {
+        faults.push(FieldError::too_long(parameters.path(), MAX_PARAMETERS));
+        return;
+    }
+    let mut size = 0;
+    for (key, value) in parameters.entries() {
+        if key.is_empty() {
+            faults.push(FieldError::invalid(parameters.path(), key, "field can not be empty."));
+        }
+        size += key.len() + value.as_str().map_or(0, str::len);
+    }
+    if size > MAX_PARAMETER_BYTES {
+        faults.push(FieldError::too_long(parameters.path(), MAX_PARAMETER_BYTES));
+    }
+    if !may_be_empty && count == 0 {
+        faults.required(parameters, "must contain at least one key/value pair");
+    }
+}
+
+fn topologies(terms: &Node<'_>, faults: &mut Faults) {
+    for term in terms.items() {
+        let expressions = term.get("matchLabelExpressions");
+        let mut keys = BTreeSet::new();
+        for expression in expressions.items() {
+            let (key, values) = (expression.get("key"), expression.get("values"));
+            if values.len() == 0 {
+                faults.required(&values, "");
+            }
+            let mut seen = BTreeSet::new();
+            for value in values.items().filter(|value| !seen.insert(value.str())) {
+                faults.duplicate(&value);
+            }
+            for detail in names::qualified_name(key.str()) {
+                faults.invalid(&key, detail);
+            }
+            if !keys.insert(key.str()) {
+                faults.duplicate(&key);
+            }
+        }
     }
 }

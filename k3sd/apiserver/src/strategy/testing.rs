@@ -56,7 +56,22 @@ impl World {
 
     /// Takes an object through create; what was reserved is kept.
     pub(crate) fn create(&self, group: &str, plural: &str, object: Value) -> Result<Value, Refusal> {
-        let (strategy, resource) = (lookup(group, plural), resource(group, plural));
+        self.create_as(resource(group, plural), object)
+    }
+
+    /// The same through one of several versions.
+    pub(crate) fn create_in(
+        &self,
+        group: &str,
+        version: &str,
+        plural: &str,
+        object: Value,
+    ) -> Result<Value, Refusal> {
+        self.create_as(kinds::find(group, version, plural).unwrap(), object)
+    }
+
+    fn create_as(&self, resource: &kinds::Resource, object: Value) -> Result<Value, Refusal> {
+        let strategy = lookup(&resource.group, &resource.plural);
         let cx = self.context(resource, "");
         let mut object = defaulted(&*strategy, resource, object);
         let reservation = strategy.begin_create(&cx, &mut object)?;
@@ -64,8 +79,31 @@ impl World {
             meta::object_mut(&mut object).remove("status");
         }
         strategy.prepare_create(&cx, &mut object);
-        refuse(strategy.validate_create(&cx, &object))?;
+        let mut faults: Vec<_> = strategy
+            .validate_name(meta::name(&object), false)
+            .into_iter()
+            .map(|detail| FieldError::invalid("metadata.name", meta::name(&object), detail))
+            .collect();
+        faults.extend(strategy.validate_create(&cx, &object));
+        refuse(faults)?;
         reservation.keep();
+        Ok(object)
+    }
+
+    /// Takes a change through the status subresource.
+    pub(crate) fn update_status(
+        &self,
+        group: &str,
+        plural: &str,
+        old: &Value,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<Value, Refusal> {
+        let (strategy, resource) = (lookup(group, plural), resource(group, plural));
+        let cx = self.context(resource, "status");
+        let mut object = old.clone();
+        change(&mut object);
+        strategy.prepare_status_update(&cx, &mut object, old);
+        refuse(strategy.validate_update(&cx, &object, old))?;
         Ok(object)
     }
 
@@ -77,7 +115,28 @@ impl World {
         old: &Value,
         change: impl FnOnce(&mut Value),
     ) -> Result<Value, Refusal> {
-        let (strategy, resource) = (lookup(group, plural), resource(group, plural));
+        self.update_as(resource(group, plural), old, change)
+    }
+
+    /// The same through one of several versions.
+    pub(crate) fn update_in(
+        &self,
+        group: &str,
+        version: &str,
+        plural: &str,
+        old: &Value,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<Value, Refusal> {
+        self.update_as(kinds::find(group, version, plural).unwrap(), old, change)
+    }
+
+    fn update_as(
+        &self,
+        resource: &kinds::Resource,
+        old: &Value,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<Value, Refusal> {
+        let strategy = lookup(&resource.group, &resource.plural);
         let cx = self.context(resource, "");
         let mut object = old.clone();
         change(&mut object);

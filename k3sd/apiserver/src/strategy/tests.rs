@@ -203,18 +203,6 @@ fn rules_need_verbs_groups_and_resources() {
 }
 
 #[test]
-fn autoscaler_watches_the_processor_unless_told_otherwise() {
-    let spec = json!({ "maxReplicas": 3, "scaleTargetRef": { "kind": "Deployment", "name": "d" } });
-    let made = create(
-        "autoscaling",
-        "horizontalpodautoscalers",
-        named(json!({ "apiVersion": "autoscaling/v2", "spec": spec })),
-    );
-    assert_eq!(made["spec"]["minReplicas"], 1);
-    assert_eq!(made["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 80);
-}
-
-#[test]
 fn network_policy_is_about_what_it_speaks_of() {
     let make = |spec: Value| create("networking.k8s.io", "networkpolicies", named(json!({ "spec": spec })));
     assert_eq!(make(json!({ "podSelector": {} }))["spec"]["policyTypes"], json!(["Ingress"]));
@@ -225,13 +213,213 @@ fn network_policy_is_about_what_it_speaks_of() {
 
 #[test]
 fn ingress_paths_have_a_type_and_a_backend() {
-    let path = json!({ "path": "/", "backend": {} });
-    let rules = json!([{ "http": { "paths": [path] } }]);
+    let rules = json!([{ "http": { "paths": [
+        { "path": "/", "backend": {} },
+        { "path": "a/../b", "pathType": "Exact", "backend": {} },
+        { "path": "a", "pathType": "ImplementationSpecific", "backend": { "service": { "name": "s" } } },
+        { "pathType": "Any", "backend": { "service": { "name": "s", "port": { "number": 1, "name": "a" } } } },
+        { "path": "/", "pathType": "Prefix", "backend": { "resource": { "kind": "K" } } },
+    ] } }]);
     assert_eq!(
         faults("networking.k8s.io", "ingresses", named(json!({ "spec": { "rules": rules } }))),
         [
             "spec.rules[0].http.paths[0].pathType: Required value: pathType must be specified",
-            "spec.rules[0].http.paths[0].backend: Required value: resource or service backend is required",
+            "spec.rules[0].http.paths[1].path: Invalid value: \"a/../b\": must be an absolute path",
+            "spec.rules[0].http.paths[1].path: Invalid value: \"a/../b\": must not contain '/../'",
+            "spec.rules[0].http.paths[1].backend: Invalid value: \"\": resource or service backend is required",
+            "spec.rules[0].http.paths[2].path: Invalid value: \"a\": must be an absolute path",
+            "spec.rules[0].http.paths[2].backend: Required value: port name or number is required",
+            "spec.rules[0].http.paths[3].pathType: Unsupported value: \"Any\": supported values: \"Exact\", \
+             \"ImplementationSpecific\", \"Prefix\"",
+            "spec.rules[0].http.paths[3].backend: Invalid value: \"\": cannot set both port name & port number",
+            "spec.rules[0].http.paths[4].backend.resource.name: Required value",
+        ]
+    );
+}
+
+#[test]
+fn ingress_hosts_and_classes_are_names() {
+    let spec = json!({ "ingressClassName": "a", "tls": [{ "hosts": ["*b"], "secretName": "S" }],
+        "rules": [{ "host": "10.0.0.1" }, { "host": "*.example.com" }] });
+    let mut object = named(json!({ "spec": spec }));
+    object["metadata"]["annotations"] = json!({ "kubernetes.io/ingress.class": "b" });
+    let refused = faults("networking.k8s.io", "ingresses", object);
+    assert_eq!(
+        refused[0],
+        "spec.rules[0].host: Invalid value: \"10.0.0.1\": must be a DNS name, not an IP address"
+    );
+    assert!(
+        refused[1]
+            .starts_with("spec.tls[0].hosts[0]: Invalid value: \"*b\": a wildcard DNS-1123 subdomain must")
+    );
+    assert!(
+        refused[2]
+            .starts_with("spec.tls[0].secretName: Invalid value: \"S\": a lowercase RFC 1123 subdomain")
+    );
+    assert_eq!(
+        refused[3],
+        "annotations.kubernetes.io/ingress.class: Invalid value: \"b\": must match `ingressClassName` when both are specified"
+    );
+    let class = |spec: Value| faults("networking.k8s.io", "ingressclasses", named(json!({ "spec": spec })));
+    assert_eq!(
+        class(json!({ "controller": "a", "parameters": { "kind": "K", "name": "n", "namespace": "x" } })),
+        [
+            "spec.controller: Invalid value: \"a\": must be a domain-prefixed path (such as \"acme.io/foo\")",
+            "spec.parameters.namespace: Forbidden: `parameters.scope` is set to 'Cluster'",
+        ]
+    );
+    let status = World::new().update_status("networking.k8s.io", "ingresses", &named(json!({})), |ingress| {
+        ingress["status"] = json!({ "loadBalancer": { "ingress": [{ "ip": "a", "hostname": "10.0.0.1" }] } });
+    });
+    assert_eq!(
+        status.unwrap_err().texts(),
+        [
+            "status.loadBalancer.ingress[0].ip: Invalid value: \"a\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            "status.loadBalancer.ingress[0].hostname: Invalid value: \"10.0.0.1\": must be a DNS name, not an IP address",
+        ]
+    );
+}
+
+#[test]
+fn network_policy_peers_and_ports_make_sense() {
+    let spec = json!({ "podSelector": {}, "policyTypes": ["Ingress", "Sideways"], "ingress": [{
+        "ports": [{ "port": 80, "endPort": 70 }, { "endPort": 3 }, { "port": "Http", "endPort": 3 }, { "protocol": "ICMP" }],
+        "from": [{}, { "podSelector": {}, "ipBlock": { "cidr": "10.0.0.0/8", "except": ["10.0.0.0/8", "11.0.0.0/16", "x"] } }] }] });
+    assert_eq!(
+        faults("networking.k8s.io", "networkpolicies", named(json!({ "spec": spec }))),
+        [
+            "spec.ingress[0].ports[0].endPort: Invalid value: 80: must be greater than or equal to `port`",
+            "spec.ingress[0].ports[1].port: Required value: must be specified if `endPort` is specified",
+            "spec.ingress[0].ports[2].endPort: Invalid value: 3: may not be specified when `port` is non-numeric",
+            "spec.ingress[0].ports[2].port: Invalid value: \"Http\": must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
+            "spec.ingress[0].ports[3].protocol: Unsupported value: \"ICMP\": supported values: \"TCP\", \"UDP\", \"SCTP\"",
+            "spec.ingress[0].from[0]: Required value: must specify a peer",
+            "spec.ingress[0].from[1]: Forbidden: may not specify both ipBlock and another peer",
+            "spec.ingress[0].from[1].ipBlock.except[0]: Invalid value: \"10.0.0.0/8\": must be a strict subset of `cidr`",
+            "spec.ingress[0].from[1].ipBlock.except[1]: Invalid value: \"11.0.0.0/16\": must be a strict subset of `cidr`",
+            "spec.ingress[0].from[1].ipBlock.except[2]: Invalid value: \"x\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or \
+             2001:db8::/64)",
+            "spec.policyTypes[1]: Unsupported value: \"Sideways\": supported values: \"Egress\", \"Ingress\"",
+        ]
+    );
+}
+
+#[test]
+fn volume_is_in_one_place_and_stays_there() {
+    let spec = json!({ "accessModes": ["Once", "ReadWriteOncePod", "ReadWriteOnce"], "capacity": { "storage": "0" },
+        "local": { "path": "../x" }, "csi": { "driver": "d", "volumeHandle": "h" }, "nodeAffinity": {},
+        "volumeAttributesClassName": "" });
+    assert_eq!(
+        faults("", "persistentvolumes", named(json!({ "spec": spec }))),
+        [
+            "spec.accessModes: Unsupported value: \"Once\": supported values: \"ReadOnlyMany\", \"ReadWriteMany\", \"ReadWriteOnce\", \
+             \"ReadWriteOncePod\"",
+            "spec.accessModes: Forbidden: may not use ReadWriteOncePod with other access modes",
+            "spec.capacity[storage]: Invalid value: \"0\": must be greater than zero",
+            "spec.nodeAffinity.required: Required value: must specify required node constraints",
+            "spec.local.path: Invalid value: \"../x\": must not contain '..'",
+            "spec.nodeAffinity: Required value: Local volume requires node affinity",
+            "spec.csi: Forbidden: may not specify more than 1 volume type",
+            "spec.volumeAttributesClassName: Required value: an empty string is disallowed",
+        ]
+    );
+    let spec = json!({ "accessModes": ["ReadWriteOnce"], "capacity": { "storage": "1Gi" }, "csi": { "driver": "d",
+        "volumeHandle": "h" }, "nodeAffinity": { "required": { "nodeSelectorTerms": [{}] } } });
+    let made = create("", "persistentvolumes", named(json!({ "spec": spec })));
+    let secret = json!({ "name": "s", "namespace": "n" });
+    let grown = World::new().update("", "persistentvolumes", &made, |volume| {
+        volume["spec"]["csi"]["controllerExpandSecretRef"] = secret;
+    });
+    assert!(grown.is_ok(), "a secret may come later");
+    assert_eq!(
+        update("", "persistentvolumes", &made, |volume| {
+            volume["spec"]["csi"]["volumeHandle"] = "i".into();
+            volume["spec"]["volumeMode"] = "Block".into();
+        }),
+        [
+            "spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation",
+            "volumeMode: Invalid value: \"Block\": field is immutable",
+        ]
+    );
+}
+
+#[test]
+fn claim_asks_for_something_and_from_one_source() {
+    let claim = |spec: Value| faults("", "persistentvolumeclaims", named(json!({ "spec": spec })));
+    assert_eq!(
+        claim(json!({ "resources": { "requests": { "storage": "-1" } } })),
+        [
+            "spec.accessModes: Required value: at least 1 access mode is required",
+            "spec.resources[storage]: Invalid value: \"-1\": must be greater than zero",
+        ]
+    );
+    let sized = |source: Value, reference: Value| {
+        claim(json!({ "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } },
+            "dataSource": source, "dataSourceRef": reference }))
+    };
+    assert_eq!(
+        sized(json!({ "kind": "Pod", "name": "p" }), json!({ "kind": "PersistentVolumeClaim", "name": "p" })),
+        [
+            "spec.dataSource: Invalid value: \"Pod\": must be 'PersistentVolumeClaim' when referencing the default apiGroup",
+            "spec: Invalid value: \"spec.dataSource\": must match dataSourceRef",
+        ]
+    );
+}
+
+#[test]
+fn storage_class_has_a_provisioner_and_one_way_of_binding() {
+    assert_eq!(
+        faults(
+            "storage.k8s.io",
+            "storageclasses",
+            named(
+                json!({ "provisioner": "", "volumeBindingMode": "Later", "reclaimPolicy": "Recycle", "parameters": { "": "x" },
+                "allowedTopologies": [{ "matchLabelExpressions": [{ "key": "a", "values": [] }] }] })
+            )
+        ),
+        [
+            "provisioner: Required value",
+            "parameters: Invalid value: \"\": field can not be empty.",
+            "reclaimPolicy: Unsupported value: \"Recycle\": supported values: \"Delete\", \"Retain\"",
+            "volumeBindingMode: Unsupported value: \"Later\": supported values: \"Immediate\", \"WaitForFirstConsumer\"",
+            "allowedTopologies[0].matchLabelExpressions[0].values: Required value",
+        ]
+    );
+}
+
+#[test]
+fn disruption_budget_reports_whole_numbers() {
+    let old = named(json!({ "spec": { "selector": {} } }));
+    let refused = World::new().update_status("policy", "poddisruptionbudgets", &old, |budget| {
+        budget["status"] = json!({ "expectedPods": -1, "conditions": [{ "type": "A b", "status": "True" }] });
+    });
+    let refused = refused.unwrap_err().texts();
+    assert!(
+        refused[0].starts_with("status.conditions[0].type: Invalid value: \"A b\": name part must consist")
+    );
+    assert_eq!(
+        refused.last().unwrap(),
+        "status.expectedPods: Invalid value: -1: must be greater than or equal to 0"
+    );
+}
+
+#[test]
+fn lease_prefers_nobody_without_a_strategy() {
+    assert_eq!(
+        faults(
+            "coordination.k8s.io",
+            "leases",
+            named(json!({ "spec": { "leaseDurationSeconds": 0, "preferredHolder": "a" } }))
+        ),
+        [
+            "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
+            "spec.preferredHolder: Forbidden: may only be specified if `strategy` is defined",
+        ]
+    );
+    assert_eq!(
+        faults("coordination.k8s.io", "leases", named(json!({ "spec": { "strategy": "Newest" } }))),
+        [
+            "spec.strategy.strategy: Unsupported value: \"Newest\": supported values: \"OldestEmulationVersion\""
         ]
     );
 }

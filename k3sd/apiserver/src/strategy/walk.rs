@@ -21,6 +21,10 @@ pub(crate) struct Faults(pub(crate) Vec<FieldError>);
 
 static NULL: Value = Value::Null;
 
+const CONDITION_REASON: &str = "a condition reason must start with alphabetic character, optionally followed by a string of \
+    alphanumeric characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or \
+    'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')";
+
 // === impl Node ===
 
 impl<'a> Node<'a> {
@@ -158,6 +162,28 @@ impl Faults {
         }
     }
 
+    /// Upstream's `IsDomainPrefixedPath`: such as `acme.io/foo`.
+    pub(crate) fn domain_prefixed_path(&mut self, node: &Node<'_>) {
+        const HTTP_PATH: &str =
+            "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+        if node.str().is_empty() {
+            self.required(node, "");
+            return;
+        }
+        let (host, path) = node.str().split_once('/').unwrap_or(("", ""));
+        if host.is_empty() || path.is_empty() {
+            self.invalid(node, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+            return;
+        }
+        for detail in names::dns1123_subdomain(host, false) {
+            self.push(FieldError::invalid(node.path(), host, detail));
+        }
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "/-._~%!$&'()*+,;=:".contains(c);
+        if !path.chars().all(allowed) {
+            self.push(FieldError::invalid(node.path(), path, HTTP_PATH));
+        }
+    }
+
     /// A number that may be absent, but not below zero.
     pub(crate) fn non_negative(&mut self, node: &Node<'_>) {
         if node.int().is_some_and(|n| n < 0) {
@@ -269,6 +295,51 @@ impl Faults {
     pub(crate) fn immutable(&mut self, new: &Node<'_>, old: &Node<'_>) {
         if new.value() != old.value() {
             self.invalid(new, "field is immutable");
+        }
+    }
+
+    /// Conditions of a status as most kinds have them (upstream's `metav1validation.ValidateConditions`).
+    pub(crate) fn conditions(&mut self, conditions: &Node<'_>) {
+        let mut seen = Vec::new();
+        for condition in conditions.items() {
+            let kind = condition.get("type");
+            if seen.contains(&kind.str()) {
+                self.push(FieldError::duplicate(condition.path(), kind.str()));
+            }
+            seen.push(kind.str());
+            self.condition(&condition);
+        }
+    }
+
+    fn condition(&mut self, condition: &Node<'_>) {
+        let (kind, generation) = (condition.get("type"), condition.get("observedGeneration"));
+        if kind.str().is_empty() {
+            self.required(&kind, "is required");
+        }
+        for detail in names::qualified_name(kind.str()).into_iter().filter(|_| !kind.str().is_empty()) {
+            self.invalid(&kind, detail);
+        }
+        self.one_of(&condition.get("status"), &["False", "True", "Unknown"]);
+        if generation.int().is_some_and(|n| n < 0) {
+            self.invalid(&generation, "must be greater than or equal to zero");
+        }
+        if condition.get("lastTransitionTime").str().is_empty() {
+            self.required(&condition.get("lastTransitionTime"), "");
+        }
+        let (reason, message) = (condition.get("reason"), condition.get("message"));
+        let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ',' | ':');
+        let is_reason = reason.str().starts_with(|c: char| c.is_ascii_alphabetic())
+            && reason.str().ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+            && reason.str().chars().all(inner);
+        if reason.str().is_empty() {
+            self.required(&reason, "");
+        } else if !is_reason {
+            self.invalid(&reason, CONDITION_REASON);
+        }
+        for (text, limit) in [(&reason, 1024), (&message, 32 * 1024)] {
+            if text.str().len() > limit {
+                self.push(FieldError::too_long(text.path(), limit));
+            }
         }
     }
 

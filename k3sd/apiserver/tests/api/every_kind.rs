@@ -113,8 +113,11 @@ fn minimal(group: &str, plural: &str) -> Value {
             json!({ "spec": { "priorityLevelConfiguration": { "name": "p" } } })
         }
         ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => {
-            json!({ "spec": { "type": "Exempt", "exempt": {} } })
+            json!({ "spec": { "type": "Limited", "limited": { "limitResponse": { "type": "Reject" } } } })
         }
+        ("apiregistration.k8s.io", _) => json!({ "metadata": { "name": "v1.walk.example.com" }, "spec": {
+            "group": "walk.example.com", "version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1,
+        } }),
         ("resource.k8s.io", "resourceslices") => json!({ "spec": {
             "driver": "example.com", "nodeName": "n", "pool": { "name": "p", "generation": 1, "resourceSliceCount": 1 },
         } }),

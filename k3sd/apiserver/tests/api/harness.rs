@@ -31,7 +31,7 @@ pub(crate) struct Server {
     pub address: SocketAddr,
     pub ca: Authority,
     pub dir: TempDir,
-    store: Arc<Sqlite>,
+    pub store: Arc<Sqlite>,
     cancel: CancellationToken,
     tasks: JoinSet<()>,
 }

@@ -127,7 +127,7 @@ async fn namespaces_wait_for_their_finalizer() {
 async fn kinds_in_two_versions_are_one_object() {
     let server = Server::start().await;
     let autoscaler = "apiVersion: autoscaling/v1\nkind: HorizontalPodAutoscaler\nmetadata: {name: h, namespace: default}\n\
-                      spec: {maxReplicas: 4, targetCPUUtilizationPercentage: 55, scaleTargetRef: {kind: Deployment, name: web}}\n";
+                      spec: {maxReplicas: 4, targetCPUUtilizationPercentage: 55, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}}\n";
     server.ok(&["create", "-f", "-"], autoscaler).await;
     let table = server.ok(&["get", "hpa"], "").await;
     assert!(table.contains("Deployment/web") && table.contains("cpu: <unknown>/55%"), "{table}");

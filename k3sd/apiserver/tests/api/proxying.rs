@@ -1,6 +1,7 @@
 //! What passes through the server to pods, services and nodes, and as whom.
 
 use apiserver::UserInfo;
+use datastore::Datastore;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -32,9 +33,12 @@ async fn pointing_at_the_server(server: &Server) {
     }
     let service = json!({"metadata": {"name": "s"}, "spec": {"ports": [{"name": "https", "port": 443}]}});
     made(server, Method::POST, "/api/v1/namespaces/default/services", service).await;
-    let slice = json!({"metadata": {"name": "s-1", "labels": {"kubernetes.io/service-name": "s"}},
+    // The API takes neither the loopback address nor a name of one segment, so this comes from beneath it.
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "s-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "s"}},
         "addressType": "FQDN", "ports": [{"name": "https", "port": port}], "endpoints": [{"addresses": ["localhost"]}]});
-    made(server, Method::POST, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice).await;
+    let key = "/registry/endpointslices/default/s-1";
+    server.store.create(key, slice.to_string().into(), None).await.unwrap();
     let binding = json!({"metadata": {"name": "edit"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"},
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "editor"}]});

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use machinery::status::FieldError;
 
 use super::probes::{
-    data_key, port_name, validate_lifecycle, validate_port_number, validate_probes, validate_reference_name,
+    data_key, validate_lifecycle, validate_port_number, validate_probes, validate_reference_name,
     variable_name,
 };
 use super::volumes::Volumes;
@@ -131,7 +131,7 @@ fn validate_ports(ports: &Node<'_>, faults: &mut Faults) {
     for port in ports.items() {
         let name = port.get("name");
         if !name.str().is_empty() {
-            let details = port_name(name.str());
+            let details = names::port_name(name.str(), false);
             if details.is_empty() && !seen.insert(name.str()) {
                 faults.duplicate(&name);
             }

@@ -75,11 +75,7 @@ fn validate_handler(handler: &Node<'_>, faults: &mut Faults) {
 /// A port number, or the name of one.
 fn validate_port(port: &Node<'_>, faults: &mut Faults) {
     match port.value() {
-        Value::String(_) => {
-            for detail in port_name(port.str()) {
-                faults.invalid(port, detail);
-            }
-        }
+        Value::String(_) => faults.name(port, names::port_name),
         _ => validate_port_number(port, faults),
     }
 }
@@ -88,22 +84,6 @@ pub(super) fn validate_port_number(port: &Node<'_>, faults: &mut Faults) {
     if !port.int().is_some_and(|n| (1..=65535).contains(&n)) {
         faults.invalid(port, "must be between 1 and 65535, inclusive");
     }
-}
-
-/// What is wrong with the name of a port: an IANA service name.
-pub(super) fn port_name(name: &str) -> Vec<String> {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let faults = [
-        (name.len() > 15, "must be no more than 15 characters"),
-        (
-            name.is_empty() || !name.chars().all(allowed),
-            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
-        ),
-        (!name.contains(|c: char| c.is_ascii_lowercase()), "must contain at least one letter (a-z)"),
-        (name.contains("--"), "must not contain consecutive hyphens"),
-        (name.starts_with('-') || name.ends_with('-'), "must not begin or end with a hyphen"),
-    ];
-    faults.into_iter().filter(|(wrong, _)| *wrong).map(|(_, detail)| detail.to_owned()).collect()
 }
 
 /// What is wrong with the name of an environment variable.

@@ -95,6 +95,20 @@ pub(super) fn validate(resources: &Node<'_>, faults: &mut Faults) {
     }
 }
 
+/// A map of amounts by itself, under the path that upstream gives it.
+pub(in crate::strategy) fn validate_limits(amounts: &Node<'_>, path: &str, faults: &mut Faults) {
+    let mut found = Faults::default();
+    for (name, _) in amounts.entries() {
+        validate_amount(name, &amounts.key(name), &mut found);
+    }
+    for mut fault in found.0 {
+        if let Some(rest) = fault.field.strip_prefix(amounts.path()) {
+            fault.field = format!("{path}{rest}");
+        }
+        faults.push(fault);
+    }
+}
+
 /// Native resources except huge pages may be promised more than once.
 fn can_overcommit(name: &str) -> bool {
     !name.starts_with("hugepages-") && !name.contains('/')

@@ -154,11 +154,9 @@ pub(in crate::strategy) fn validate_tolerations(tolerations: &Node<'_>, faults: 
 fn validate_affinity(affinity: &Node<'_>, faults: &mut Faults) {
     let node = affinity.get("nodeAffinity");
     let required = node.get("requiredDuringSchedulingIgnoredDuringExecution");
-    let terms = required.get("nodeSelectorTerms");
-    if required.is_set() && terms.len() == 0 {
-        faults.required(&terms, "must have at least one node selector term");
+    if required.is_set() {
+        validate_node_selector(&required, faults);
     }
-    terms.items().for_each(|term| validate_node_term(&term, faults));
     for preferred in node.get("preferredDuringSchedulingIgnoredDuringExecution").items() {
         validate_weight(&preferred.get("weight"), faults);
         validate_node_term(&preferred.get("preference"), faults);
@@ -173,6 +171,15 @@ fn validate_affinity(affinity: &Node<'_>, faults: &mut Faults) {
             validate_pod_term(&preferred.get("podAffinityTerm"), faults);
         }
     }
+}
+
+/// Terms that nodes are chosen by, of pods and of volumes.
+pub(in crate::strategy) fn validate_node_selector(selector: &Node<'_>, faults: &mut Faults) {
+    let terms = selector.get("nodeSelectorTerms");
+    if terms.len() == 0 {
+        faults.required(&terms, "must have at least one node selector term");
+    }
+    terms.items().for_each(|term| validate_node_term(&term, faults));
 }
 
 fn validate_weight(weight: &Node<'_>, faults: &mut Faults) {
