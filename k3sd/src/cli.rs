@@ -127,7 +127,7 @@ pub(crate) struct ServerFlags {
     )]
     pub(crate) datastore_endpoint: Option<String>,
     /// Setting of the API server, KEY=VALUE; repeatable. Acted on: audit-policy-file, audit-log-path, audit-log-maxage,
-    /// audit-log-maxbackup, audit-log-maxsize
+    /// audit-log-maxbackup, audit-log-maxsize, admission-control-config-file
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Components")]
     pub(crate) kube_apiserver_arg: Vec<String>,
     /// Packaged manifests not to deploy, by file name without ending; repeatable, commas allowed

@@ -125,6 +125,7 @@ fn api_config(config: &Config, pki: &ServerPki) -> anyhow::Result<apiserver::Con
         kubelet_client: Identity::from_files(&pki.kubelet_client.cert, &pki.kubelet_client.key)?,
         kubelet_ca: certificates_from_file(&pki.server_ca)?,
         audit: config.audit.clone(),
+        admission: config.admission.clone(),
     })
 }
 

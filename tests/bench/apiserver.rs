@@ -73,6 +73,7 @@ fn config() -> Result<Config, Error> {
         kubelet_client: identity,
         kubelet_ca: vec![certificate.der().clone()],
         audit: None,
+        admission: None,
     })
 }
 

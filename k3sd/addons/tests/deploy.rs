@@ -219,5 +219,6 @@ fn config(directory: &Path) -> Config {
         kubelet_client: identity(&pki.kubelet_client),
         kubelet_ca: certificates_from_file(&pki.server_ca).unwrap(),
         audit: None,
+        admission: None,
     }
 }

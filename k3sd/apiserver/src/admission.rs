@@ -14,12 +14,14 @@ use crate::strategy::Context;
 
 mod certificates;
 mod claim_resize;
+mod configuration;
 mod default_class;
 mod default_tolerations;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
+mod pod_topology;
 mod priority;
 mod rbac_escalation;
 mod resource_quota;
@@ -27,6 +29,9 @@ mod runtime_class;
 mod service_account;
 mod storage_protection;
 mod taint_new_nodes;
+
+pub(crate) use self::configuration::Configuration;
+pub use self::configuration::ConfigurationError;
 
 /// What is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,14 +128,14 @@ pub(crate) struct Admission(Vec<Box<dyn Plugin>>);
 
 impl Admission {
     /// The plugins that are always on, in upstream's order.
-    pub(crate) fn builtin(rbac: Arc<Rbac>) -> Self {
+    pub(crate) fn builtin(rbac: Arc<Rbac>, settings: Configuration) -> Self {
         Self(vec![
             Box::new(namespace_lifecycle::NamespaceLifecycle),
             Box::new(limit_ranger::LimitRanger),
             Box::new(service_account::ServiceAccount),
             Box::new(node_restriction::NodeRestriction),
             Box::new(taint_new_nodes::TaintNewNodes),
-            Box::new(pod_security::PodSecurity),
+            Box::new(pod_security::PodSecurity(settings.pod_security)),
             Box::new(priority::Priority),
             Box::new(default_tolerations::DefaultTolerations),
             Box::new(default_class::DefaultClass::STORAGE),
@@ -139,6 +144,7 @@ impl Admission {
             Box::new(runtime_class::RuntimeClass),
             Box::new(certificates::Certificates(rbac.clone())),
             Box::new(default_class::DefaultClass::INGRESS),
+            Box::new(pod_topology::PodTopologyLabels),
             Box::new(rbac_escalation::RbacEscalation(rbac)),
             // The last word, so that nothing is charged for what another plugin refuses.
             Box::new(resource_quota::ResourceQuota::default()),

@@ -27,6 +27,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::authn::Peer;
+use crate::authz::Decision;
 use crate::decode;
 use crate::request::RequestInfo;
 use crate::respond::Response;
@@ -257,12 +258,10 @@ impl Trail {
     }
 
     /// The answer of authorization.
-    pub(crate) fn decided(&self, allowed: bool) {
-        let decision = if allowed { "allow" } else { "forbid" };
-        let note = |event: &mut Event| {
-            event.annotations.insert("authorization.k8s.io/decision", decision.to_owned())
-        };
-        self.0.change(|event| drop(note(event)));
+    pub(crate) fn decided(&self, decision: &Decision) {
+        let word = if decision.allowed { "allow" } else { "forbid" };
+        self.note("authorization.k8s.io/decision", word.to_owned());
+        self.note("authorization.k8s.io/reason", decision.reason.clone());
     }
 
     /// What a plugin has to say of the request.

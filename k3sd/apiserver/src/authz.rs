@@ -222,21 +222,33 @@ pub(crate) async fn authorize_request(
     user: &UserInfo,
     info: &RequestInfo,
     query: &Query,
-) -> Result<(), Status> {
+) -> Decision {
+    let plainly = |allowed| Decision { allowed, reason: String::new() };
     if user.in_group(MASTERS) || is_public(&info.path) {
-        return Ok(());
+        return plainly(true);
     }
     if !user.is_authenticated() {
-        return Err(Status::unauthorized());
+        return plainly(false);
     }
     let attributes = Attributes::of(info, query);
-    let refused = match require(shared, user, &attributes) {
-        Err(refused) if node::node_of(user).is_some() => refused,
-        decided => return decided,
-    };
+    let decision = decide(shared, user, &attributes);
+    if decision.allowed || node::node_of(user).is_none() {
+        return decision;
+    }
     // The pod that gives the right may be stored, and not in the cache yet.
-    shared.fresh().await.map_err(|_| refused)?;
-    require(shared, user, &attributes)
+    match shared.fresh().await {
+        Ok(()) => decide(shared, user, &attributes),
+        Err(_) => decision,
+    }
+}
+
+/// What a request is told that may not.
+pub(crate) fn refusal(decision: &Decision, user: &UserInfo, info: &RequestInfo, query: &Query) -> Status {
+    if user.is_authenticated() {
+        Attributes::of(info, query).refused(user, &decision.reason)
+    } else {
+        Status::unauthorized()
+    }
 }
 
 /// Requests that make an object where they could have changed one need leave to create, too.

@@ -43,6 +43,8 @@ pub struct Config {
 
     /// Record requests, as a policy says.
     pub audit: Option<crate::audit::Settings>,
+    /// File with the settings of admission plugins.
+    pub admission: Option<PathBuf>,
 }
 
 /// A certificate chain, leaf first, and its key.

@@ -49,6 +49,7 @@ mod tls;
 mod user;
 mod verbs;
 
+pub use admission::ConfigurationError;
 pub use body::{Body, BoxError};
 pub use config::Config;
 pub use registry::Registry;

@@ -253,9 +253,9 @@ async fn allowed(
         if acting != user {
             trail.acts_as(&acting);
         }
-        trail.decided(decision.is_ok());
+        trail.decided(&decision);
     }
-    decision.map(|()| acting)
+    if decision.allowed { Ok(acting) } else { Err(authz::refusal(&decision, &acting, info, query)) }
 }
 
 async fn answer(

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Configuration};
 use crate::allocator::Allocators;
 use crate::audit::Audit;
 use crate::authn::Peer;
@@ -71,6 +71,9 @@ pub enum StartError {
     /// The client CA cannot be used.
     #[error("failed to use the client certificate authority")]
     ClientCa(#[from] rustls::server::VerifierBuilderError),
+    /// Admission cannot be set up as configured.
+    #[error(transparent)]
+    Admission(#[from] crate::admission::ConfigurationError),
     /// Requests could not be recorded as configured.
     #[error(transparent)]
     Audit(#[from] crate::audit::Error),
@@ -134,6 +137,7 @@ impl ApiServer {
         let tokens = Tokens::new(&config)?;
         let tls = Tls::new(&config)?;
         let audit = config.audit.as_ref().map(Audit::open).transpose()?.map(Arc::new);
+        let settings = config.admission.as_deref().map(Configuration::read).transpose()?.unwrap_or_default();
         let kubelets = KubeletTransport::new(&config)?;
         let allocators = Allocators::new(&config.service_cidrs, config.node_port_range.clone());
         let allocators = Arc::new(allocators);
@@ -156,7 +160,7 @@ impl ApiServer {
             feed,
             allocators,
             tokens,
-            admission: Admission::builtin(rbac.clone()),
+            admission: Admission::builtin(rbac.clone(), settings),
             rbac,
             nodes: Nodes::new(&bootstrap::node_rules()),
             kubelets,

@@ -16,17 +16,20 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ApiServer {
     pub(super) audit: Option<Settings>,
+    pub(super) admission: Option<PathBuf>,
 }
 
 /// Reads `KEY=VALUE` as K3s does: leading dashes may be there, and the last value of a key counts.
 pub(super) fn resolve(given: &[String], mistakes: &mut Mistakes, warnings: &mut Vec<String>) -> ApiServer {
     let mut policy = None;
     let mut log = None;
+    let mut admission = None;
     let mut limits = (LOG_MEBIBYTES, 0, 0);
     for setting in given {
         let (key, value) = setting.split_once('=').unwrap_or((setting, "true"));
         let key = key.trim_start_matches('-');
         match key {
+            "admission-control-config-file" => admission = Some(PathBuf::from(value)),
             "audit-policy-file" => policy = Some(PathBuf::from(value)),
             "audit-log-path" => log = Some(PathBuf::from(value)),
             "audit-log-maxsize" => limits.0 = number(setting, value, mistakes),
@@ -63,7 +66,7 @@ pub(super) fn resolve(given: &[String], mistakes: &mut Mistakes, warnings: &mut 
         }
         (None, None) => None,
     };
-    ApiServer { audit }
+    ApiServer { audit, admission }
 }
 
 fn number(setting: &str, value: &str, mistakes: &mut Mistakes) -> u64 {

@@ -48,6 +48,7 @@ pub(crate) struct Server {
     pub(crate) disable_scheduler: bool,
     pub(crate) disable_kube_proxy: bool,
     pub(crate) audit: Option<apiserver::audit::Settings>,
+    pub(crate) admission: Option<PathBuf>,
     pub(crate) identity: Identity,
     /// `None` with `--disable-agent`.
     pub(crate) node: Option<Node>,
@@ -65,6 +66,7 @@ impl Server {
         let port = flags.https_listen_port.unwrap_or(HTTPS_PORT);
         let node = (!flags.disable_agent.unwrap_or_default())
             .then(|| Node::resolve(&flags.node, &identity, mistakes, warnings));
+        let api = apiserver_arg::resolve(&flags.kube_apiserver_arg, mistakes, warnings);
         let data_dir = data_dir(&flags.common);
         let endpoint = flags.datastore_endpoint.as_deref().unwrap_or_default();
         Self {
@@ -87,7 +89,8 @@ impl Server {
             disabled_manifests: flags.disable,
             disable_scheduler: flags.disable_scheduler.unwrap_or_default(),
             disable_kube_proxy: flags.disable_kube_proxy.unwrap_or_default(),
-            audit: apiserver_arg::resolve(&flags.kube_apiserver_arg, mistakes, warnings).audit,
+            audit: api.audit,
+            admission: api.admission,
             identity,
             node,
         }

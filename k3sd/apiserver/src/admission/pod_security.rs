@@ -13,11 +13,15 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use self::checks::{Violation, violations};
+use self::configuration::Exemptions;
 use self::policy::{Level, Policies, Policy};
 use super::{Operation, Plugin, Review};
 
 mod checks;
+mod configuration;
 mod policy;
+
+pub(super) use self::configuration::Configuration;
 
 /// Subresources of pods that cannot change what a pod may do.
 const IGNORED: [&str; 8] = ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
@@ -30,7 +34,7 @@ const MAX_TIME: Duration = Duration::from_secs(1);
 /// and after each so many, others get their turn.
 const BATCH: usize = 50;
 
-pub(super) struct PodSecurity;
+pub(super) struct PodSecurity(pub(super) Configuration);
 
 #[async_trait]
 impl Plugin for PodSecurity {
@@ -40,12 +44,14 @@ impl Plugin for PodSecurity {
         }
         let resource = review.cx.resource;
         match (resource.group.as_str(), resource.plural.as_str()) {
-            ("", "namespaces") if review.cx.subresource.is_empty() => namespace(review, object).await,
-            ("", "pods") => pod(review, object),
+            ("", "namespaces") if review.cx.subresource.is_empty() => self.namespace(review, object).await,
+            ("", "pods") => self.pod(review, object),
             _ if !review.cx.subresource.is_empty() => Ok(()),
             (group, plural) => {
-                if let Some(template) = template(group, plural).and_then(|pointer| object.pointer(pointer)) {
-                    let policies = policies(review)?;
+                if let Some(template) = template(group, plural).and_then(|pointer| object.pointer(pointer))
+                    && !self.is_exempt(review, template)
+                {
+                    let policies = self.policies(review)?;
                     audit(review, policies.audit, template);
                     warn(review, policies.warn, template);
                 }
@@ -67,37 +73,77 @@ fn template(group: &str, plural: &str) -> Option<&'static str> {
     }
 }
 
-fn policies(review: &Review<'_>) -> Result<Policies, Status> {
-    let name = review.cx.namespace;
-    let namespace = review.cx.objects.object("", "namespaces", "", name);
-    let namespace =
-        namespace.ok_or_else(|| Status::internal(format!("failed to lookup namespace {name}")))?;
-    Ok(Policies::of(&namespace).0)
+impl PodSecurity {
+    fn policies(&self, review: &Review<'_>) -> Result<Policies, Status> {
+        let name = review.cx.namespace;
+        let namespace = review.cx.objects.object("", "namespaces", "", name);
+        let namespace =
+            namespace.ok_or_else(|| Status::internal(format!("failed to lookup namespace {name}")))?;
+        Ok(Policies::of(&namespace, &self.0.defaults).0)
+    }
+
+    /// Whether the pod, or what makes pods like it, is nobody's business.
+    fn is_exempt(&self, review: &Review<'_>, pod: &Value) -> bool {
+        let exemptions = &self.0.exemptions;
+        let because = if exemptions.has_namespace(review.cx.namespace) {
+            "namespace"
+        } else if exemptions.has_user(&review.cx.user.name) {
+            "user"
+        } else if exemptions.has_runtime_class(pod) {
+            "runtimeClass"
+        } else {
+            return false;
+        };
+        review.annotate("pod-security.kubernetes.io/exempt", || because.to_owned());
+        true
+    }
+
+    fn pod(&self, review: &Review<'_>, pod: &Value) -> Result<(), Status> {
+        if IGNORED.contains(&review.cx.subresource) || self.is_exempt(review, pod) {
+            return Ok(());
+        }
+        let policies = self.policies(review)?;
+        if policies.all_privileged() {
+            return Ok(());
+        }
+        if review.old.is_some_and(|old| review.operation == Operation::Update && !is_significant(old, pod)) {
+            return Ok(());
+        }
+        review.annotate("pod-security.kubernetes.io/enforce-policy", || policies.enforce.to_string());
+        audit(review, policies.audit, pod);
+        let found = violations(policies.enforce, pod);
+        if !found.is_empty() {
+            let detail = format!("violates PodSecurity \"{}\": {}", policies.enforce, details(&found));
+            return Err(review.forbid(&detail));
+        }
+        warn(review, policies.warn, pod);
+        Ok(())
+    }
+
+    async fn namespace(&self, review: &Review<'_>, namespace: &Value) -> Result<(), Status> {
+        let of = |namespace: &Value| Policies::of(namespace, &self.0.defaults);
+        let (policies, faults) = of(namespace);
+        let before = review.old.map(of);
+        // Labels that were wrong before may stay.
+        let known = before.as_ref().is_some_and(|(_, old)| *old == faults);
+        if !faults.is_empty() && !known {
+            let kind = &review.cx.resource.kind;
+            return Err(Status::invalid("", kind, review.name, faults));
+        }
+        let Some((old, _)) = before else { return Ok(()) };
+        let (new, old) = (policies.enforce, old.enforce);
+        let relaxed = new.version == old.version && new.level <= old.level;
+        if new.level == Level::Privileged || relaxed || self.0.exemptions.has_namespace(review.name) {
+            return Ok(());
+        }
+        for warning in breaches(review, new, &self.0.exemptions).await {
+            review.notes.warn(warning);
+        }
+        Ok(())
+    }
 }
 
 // === pods ===
-
-fn pod(review: &Review<'_>, pod: &Value) -> Result<(), Status> {
-    if IGNORED.contains(&review.cx.subresource) {
-        return Ok(());
-    }
-    let policies = policies(review)?;
-    if policies.all_privileged() {
-        return Ok(());
-    }
-    if review.old.is_some_and(|old| review.operation == Operation::Update && !is_significant(old, pod)) {
-        return Ok(());
-    }
-    review.annotate("pod-security.kubernetes.io/enforce-policy", || policies.enforce.to_string());
-    audit(review, policies.audit, pod);
-    let found = violations(policies.enforce, pod);
-    if !found.is_empty() {
-        let detail = format!("violates PodSecurity \"{}\": {}", policies.enforce, details(&found));
-        return Err(review.forbid(&detail));
-    }
-    warn(review, policies.warn, pod);
-    Ok(())
-}
 
 fn warn(review: &Review<'_>, policy: Policy, pod: &Value) {
     let found = violations(policy, pod);
@@ -152,29 +198,8 @@ fn is_significant(old: &Value, new: &Value) -> bool {
 
 // === namespaces ===
 
-async fn namespace(review: &Review<'_>, namespace: &Value) -> Result<(), Status> {
-    let (policies, faults) = Policies::of(namespace);
-    let before = review.old.map(Policies::of);
-    // Labels that were wrong before may stay.
-    let known = before.as_ref().is_some_and(|(_, old)| *old == faults);
-    if !faults.is_empty() && !known {
-        let kind = &review.cx.resource.kind;
-        return Err(Status::invalid("", kind, review.name, faults));
-    }
-    let Some((old, _)) = before else { return Ok(()) };
-    let (new, old) = (policies.enforce, old.enforce);
-    let relaxed = new.version == old.version && new.level <= old.level;
-    if new.level == Level::Privileged || relaxed {
-        return Ok(());
-    }
-    for warning in breaches(review, new).await {
-        review.notes.warn(warning);
-    }
-    Ok(())
-}
-
 /// How the namespace's pods break a policy that they were not made under.
-async fn breaches(review: &Review<'_>, policy: Policy) -> Vec<String> {
+async fn breaches(review: &Review<'_>, policy: Policy, exempt: &Exemptions) -> Vec<String> {
     let tables = review.cx.objects.tables();
     let Some(cache) = tables.find_any("", "pods").and_then(|entry| entry.cache.as_ref()) else {
         return Vec::new();
@@ -188,7 +213,8 @@ async fn breaches(review: &Review<'_>, policy: Policy) -> Vec<String> {
     let mut checked = 0;
     for pod in different_first(pods.collect()).into_iter().take(MAX_PODS) {
         checked += 1;
-        let reasons: Vec<&str> = violations(policy, &pod).iter().map(|one| one.reason).collect();
+        let found_here = if exempt.has_runtime_class(&pod) { Vec::new() } else { violations(policy, &pod) };
+        let reasons: Vec<&str> = found_here.iter().map(|one| one.reason).collect();
         if !reasons.is_empty() {
             let name = meta::name(&pod).to_owned();
             let (first, count) = found.entry(reasons.join(", ")).or_insert_with(|| (name.clone(), 0));

@@ -45,6 +45,7 @@ impl World {
             kubelet_client: identity(),
             kubelet_ca: Vec::new(),
             audit: None,
+            admission: None,
         };
         Self {
             allocators: Allocators::new(&config.service_cidrs, config.node_port_range.clone()),

@@ -5,6 +5,7 @@ use machinery::meta;
 use machinery::status::{FieldError, Status};
 use serde_json::{Value, json};
 
+use crate::admission::{Notes, Operation, Review};
 use crate::decode::{self, Expected};
 use crate::negotiate;
 use crate::options::{Write, WriteOptions};
@@ -19,11 +20,24 @@ pub(super) async fn run(mut call: Call) -> Result<Response, Status> {
     let expected = Expected::named("v1", "Binding", "api.core.v1.Binding");
     let media_type = negotiate::content_type(&call.headers);
     let decoded = decode::decode(&body, &media_type, &expected, options.validation)?;
-    let binding = decoded.object;
+    let mut binding = decoded.object;
     let tables = call.shared.registry.tables();
     let pods = tables.find("", "v1", "pods").ok_or_else(Status::unknown_path)?;
     let name =
         if call.info.name.is_empty() { meta::name(&binding).to_owned() } else { call.info.name.clone() };
+    let notes = Notes::default();
+    let cx = call.context(options.dry_run);
+    let review = Review {
+        cx: &cx,
+        operation: Operation::Create,
+        name: &name,
+        old: None,
+        shared: &call.shared,
+        notes: &notes,
+        trail: call.trail.as_ref(),
+    };
+    call.shared.admission.mutate(&review, &mut binding).await?;
+    call.shared.admission.validate(&review, &binding).await?;
     let node = node_of(&binding)?;
     let target = Target {
         entry: pods,
@@ -76,6 +90,9 @@ fn bound(pod: &Value, binding: &Value, node: &str, target: &Target<'_>) -> Resul
     meta::child_mut(meta::object_mut(&mut pod), "spec").insert("nodeName".to_owned(), node.into());
     for (key, value) in meta::annotations(binding).into_iter().flatten() {
         meta::set_annotation(&mut pod, key, value.as_str().unwrap_or_default());
+    }
+    for (key, value) in meta::labels(binding).into_iter().flatten() {
+        meta::set_label(&mut pod, key, value.as_str().unwrap_or_default());
     }
     set_scheduled(&mut pod);
     meta::set_uid(&mut pod, meta::uid(binding));

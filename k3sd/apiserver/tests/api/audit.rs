@@ -78,6 +78,7 @@ async fn a_write_is_recorded_as_far_as_its_level_goes() {
     assert!(last["responseObject"]["metadata"]["managedFields"].is_null(), "{last}");
     assert_eq!(last["responseStatus"], json!({"metadata": {}, "code": 201}));
     assert_eq!(last["annotations"]["authorization.k8s.io/decision"], "allow");
+    assert_eq!(last["annotations"]["authorization.k8s.io/reason"], "", "administrators need none");
     assert_eq!(last["auditID"], recorded[0]["auditID"]);
     assert!(last["stageTimestamp"].as_str() > last["requestReceivedTimestamp"].as_str(), "{last}");
 

@@ -94,6 +94,7 @@ pub(crate) fn config(ca: &Authority, port: u16) -> Config {
         kubelet_client: identity(ca, "system:apiserver", Some("system:masters")),
         kubelet_ca: vec![ca.der().clone()],
         audit: None,
+        admission: None,
     }
 }
 

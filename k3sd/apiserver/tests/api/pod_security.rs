@@ -145,3 +145,34 @@ async fn a_namespace_that_becomes_stricter_names_the_pods_that_break_its_rules()
     assert_eq!(status, StatusCode::NOT_FOUND);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_file_says_what_holds_without_labels_and_who_is_exempt() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("admission.yaml");
+    let settings = "apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\nplugins:\n- name: PodSecurity\n  \
+                    configuration:\n    apiVersion: pod-security.admission.config.k8s.io/v1\n    \
+                    kind: PodSecurityConfiguration\n    defaults: {enforce: baseline}\n    \
+                    exemptions: {namespaces: [exempt], runtimeClasses: [sandboxed]}\n";
+    std::fs::write(&file, settings).unwrap();
+    let server = Server::start_with(dir, |config| config.admission = Some(file)).await;
+    let class = json!({ "metadata": { "name": "sandboxed" }, "handler": "sandboxed" });
+    write(&server, Method::POST, "/apis/node.k8s.io/v1/runtimeclasses", &class).await;
+    namespace(&server, "plain", &json!({})).await;
+    namespace(&server, "exempt", &json!({ "pod-security.kubernetes.io/enforce": "restricted" })).await;
+    namespace(&server, "free", &json!({ "pod-security.kubernetes.io/enforce": "privileged" })).await;
+    let privileged = pod("p", &json!({ "privileged": true }));
+    let mut sandboxed = pod("s", &json!({ "privileged": true }));
+    sandboxed["spec"]["runtimeClassName"] = "sandboxed".into();
+    for (namespace, pod, expected) in [
+        ("plain", &privileged, 403),
+        ("plain", &sandboxed, 201),
+        ("exempt", &privileged, 201),
+        ("free", &privileged, 201),
+    ] {
+        let path = format!("/api/v1/namespaces/{namespace}/pods");
+        let (status, message, _) = write(&server, Method::POST, &path, pod).await;
+        assert_eq!(status, expected, "{namespace}: {message}");
+    }
+    server.stop().await;
+}

@@ -37,7 +37,8 @@ async fn create(server: &Server, target: &str, object: Value) -> Value {
 async fn running_pod(server: &Server, kubelet_port: u16) {
     let account = json!({ "metadata": { "name": "default" } });
     create(server, "/api/v1/namespaces/default/serviceaccounts", account).await;
-    let node = json!({ "metadata": { "name": "n1" }, "status": {
+    let labels = json!({ "topology.kubernetes.io/zone": "z1", "kubernetes.io/os": "linux" });
+    let node = json!({ "metadata": { "name": "n1", "labels": labels }, "status": {
         "addresses": [{ "type": "InternalIP", "address": "127.0.0.1" }],
         "daemonEndpoints": { "kubeletEndpoint": { "Port": kubelet_port } },
     } });
@@ -67,6 +68,8 @@ async fn a_pod_gets_its_token_volume_and_tolerations_and_goes_in_two_steps() {
     assert_eq!(pod["spec"]["tolerations"][1]["key"], "node.kubernetes.io/unreachable");
     assert_eq!(pod["spec"]["priority"], 0);
     assert_eq!(pod["spec"]["nodeName"], "n1");
+    assert_eq!(pod["metadata"]["labels"]["topology.kubernetes.io/zone"], "z1");
+    assert!(pod["metadata"]["labels"]["kubernetes.io/os"].is_null(), "{pod}");
     assert_eq!(pod["status"]["phase"], "Pending");
     // A second binding is refused.
     let binding = json!({ "metadata": { "name": "web" }, "target": { "kind": "Node", "name": "n2" } });

@@ -244,6 +244,7 @@ fn config(directory: &std::path::Path) -> (Config, Arc<Signer>) {
         kubelet_client: identity(&pki.kubelet_client),
         kubelet_ca: certificates_from_file(&pki.server_ca).unwrap(),
         audit: None,
+        admission: None,
     };
     (config, pki.signer)
 }

@@ -23,7 +23,7 @@ pub(super) enum Version {
     Latest,
 }
 
-/// `LEVEL:VERSION`.
+/// `LEVEL:VERSION`; without anything said, what allows everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Policy {
     pub level: Level,
@@ -31,15 +31,21 @@ pub(super) struct Policy {
 }
 
 /// A namespace's policies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Policies {
     pub enforce: Policy,
     pub audit: Policy,
     pub warn: Policy,
 }
 
+impl Default for Policy {
+    fn default() -> Self {
+        Self { level: Level::Privileged, version: Version::Latest }
+    }
+}
+
 impl Level {
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         match text {
             "privileged" => Some(Self::Privileged),
             "baseline" => Some(Self::Baseline),
@@ -50,7 +56,7 @@ impl Level {
 }
 
 impl Version {
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         if text == "latest" {
             return Some(Self::Latest);
         }
@@ -70,12 +76,12 @@ impl Version {
 }
 
 impl Policies {
-    /// By the labels of a namespace, with what is wrong with them. Labels that cannot be read enforce the strictest policy and warn
-    /// of nothing; without any, everything is allowed.
-    pub(super) fn of(namespace: &Value) -> (Self, Vec<FieldError>) {
+    /// By the labels of a namespace, with what is wrong with them. What they do not say is as in `defaults`. Labels that cannot be
+    /// read enforce the strictest policy and warn of nothing.
+    pub(super) fn of(namespace: &Value, defaults: &Self) -> (Self, Vec<FieldError>) {
         let mut faults = Vec::new();
-        let mut read = |mode: &str, fallback: Level| {
-            let mut policy = Policy { level: Level::Privileged, version: Version::Latest };
+        let mut read = |mode: &str, default: Policy, fallback: Level| {
+            let mut policy = default;
             let label = format!("{PREFIX}{mode}");
             if let Some(value) = meta::label(namespace, &label) {
                 policy.level = Level::parse(value).unwrap_or_else(|| {
@@ -92,9 +98,9 @@ impl Policies {
             }
             policy
         };
-        let enforce = read("enforce", Level::Restricted);
-        let audit = read("audit", Level::Privileged);
-        let warn = read("warn", Level::Privileged);
+        let enforce = read("enforce", defaults.enforce, Level::Restricted);
+        let audit = read("audit", defaults.audit, Level::Privileged);
+        let warn = read("warn", defaults.warn, Level::Privileged);
         (Self { enforce, audit, warn }, faults)
     }
 }
