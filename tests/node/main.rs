@@ -99,6 +99,11 @@ fn a_deployment_runs_and_survives_the_death_of_containerd() {
     damaged_image(state.path());
     let mut node = Node::start(state.path());
     node.wait_ready();
+    // The server's part of it: a node may not give itself a role.
+    let role = "-l=node-role.kubernetes.io/control-plane=true";
+    wait_for("role of the node", STEP, || {
+        (node.kubectl.ok(&["get", "nodes", role, "-o", "name"]) == "node/skerry-native\n").then_some(())
+    });
     wait_for("page of the demo", STEP, || fetch(&node.page(30080), "/"));
     let output = node.process.output();
     assert!(output.contains("damaged.tar"), "the damaged image is named: {output}");
