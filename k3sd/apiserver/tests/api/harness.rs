@@ -10,8 +10,9 @@ use apiserver::{ApiServer, Body, UserInfo};
 use bytes::Bytes;
 use datastore::Datastore;
 use datastore::sqlite::Sqlite;
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
@@ -23,6 +24,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use crate::encoding::{Encoding, Events};
+
 pub(crate) type Authority = CertifiedIssuer<'static, KeyPair>;
 
 /// A running server.
@@ -31,6 +34,8 @@ pub(crate) struct Server {
     pub address: SocketAddr,
     pub ca: Authority,
     pub dir: TempDir,
+    /// How [`Server::call_as`] and [`Server::watch`] speak.
+    encoding: Encoding,
     pub store: Arc<Sqlite>,
     cancel: CancellationToken,
     tasks: JoinSet<()>,
@@ -123,7 +128,8 @@ impl Server {
         let mut tasks = JoinSet::new();
         let (served, stop) = (api.clone(), cancel.clone());
         tasks.spawn(async move { served.serve(listener, stop).await.unwrap() });
-        let server = Self { api, address, ca, dir, store, cancel, tasks };
+        let encoding = Encoding::of_this_run();
+        let server = Self { api, address, ca, dir, encoding, store, cancel, tasks };
         server.write_kubeconfig("admin", "system:admin", Some("system:masters"));
         server
     }
@@ -205,16 +211,20 @@ impl Server {
         media_type: &str,
         body: &str,
     ) -> (StatusCode, Value) {
-        let response = self.open(user, method, target, media_type, body).await;
-        let status = response.status();
-        let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        (
-            status,
-            serde_json::from_slice(&bytes)
-                .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned())),
-        )
+        let (media_type, body) = self.encoding.request(&method, target, media_type, body);
+        let response = self.send(user, method, target, &media_type, self.encoding.accept(), body).await;
+        (response.status(), self.encoding.read(target, response).await)
     }
 
+    /// The events of a watch as the administrator sees them.
+    pub(crate) async fn watch(&self, target: &str) -> Events<Body> {
+        let accept = self.encoding.accept();
+        let response = self.send(admin(), Method::GET, target, "", accept, Bytes::new()).await;
+        assert_eq!(response.status(), StatusCode::OK, "{target}");
+        Events::of(response)
+    }
+
+    /// A request in process whose answer is looked at as it comes; always in JSON.
     pub(crate) async fn open(
         &self,
         user: UserInfo,
@@ -223,13 +233,25 @@ impl Server {
         media_type: &str,
         body: &str,
     ) -> http::Response<Body> {
-        let request = Request::builder()
-            .method(method)
-            .uri(target)
-            .header("content-type", media_type)
-            .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))
-            .unwrap();
-        self.api.service_as(user).oneshot(request).await.unwrap()
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        self.send(user, method, target, media_type, None, body).await
+    }
+
+    /// Bytes as they are.
+    pub(crate) async fn send(
+        &self,
+        user: UserInfo,
+        method: Method,
+        target: &str,
+        media_type: &str,
+        accept: Option<&str>,
+        body: Bytes,
+    ) -> http::Response<Body> {
+        let mut request = Request::builder().method(method).uri(target).header(CONTENT_TYPE, media_type);
+        if let Some(accept) = accept {
+            request = request.header(ACCEPT, accept);
+        }
+        self.api.service_as(user).oneshot(request.body(Full::new(body)).unwrap()).await.unwrap()
     }
 
     /// A token of a service account that is made for it.

@@ -6,6 +6,7 @@ mod apply;
 mod audit;
 mod bad_input;
 mod clients;
+mod encoding;
 mod every_kind;
 mod harness;
 mod kinds;

@@ -2,27 +2,17 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http::header::CONTENT_TYPE;
+use http::{Method, Response, StatusCode};
+use http_body_util::BodyExt;
 use machinery::protobuf;
 use serde_json::{Value, json};
-use tower::ServiceExt;
 
+use crate::encoding::{Events, GO_CLIENT};
 use crate::harness::{Server, admin};
 
-const GO_CLIENT: &str = "application/vnd.kubernetes.protobuf,application/json";
-
 async fn send(server: &Server, method: Method, target: &str, body: Vec<u8>) -> Response<apiserver::Body> {
-    let request = Request::builder()
-        .method(method)
-        .uri(target)
-        .header(CONTENT_TYPE, protobuf::MEDIA_TYPE)
-        .header(ACCEPT, GO_CLIENT)
-        .body(Full::new(Bytes::from(body)))
-        .unwrap();
-    server.api.service_as(admin()).oneshot(request).await.unwrap()
+    server.send(admin(), method, target, protobuf::MEDIA_TYPE, Some(GO_CLIENT), body.into()).await
 }
 
 /// Send an object, or nothing if it is null, and read the answer; both are protobuf.
@@ -115,16 +105,11 @@ async fn watches_are_frames_of_protobuf() {
     assert_eq!(watch.headers()[CONTENT_TYPE], protobuf::WATCH_MEDIA_TYPE);
     server.call(Method::PUT, &format!("{maps}/a"), object("red")).await;
     server.call(Method::DELETE, &format!("{maps}/a"), Value::Null).await;
-    let mut frames = watch.into_body();
-    for (event, colour) in [("ADDED", "blue"), ("MODIFIED", "red"), ("DELETED", "red")] {
-        let frame = tokio::time::timeout(Duration::from_secs(10), frames.frame()).await.unwrap();
-        let frame = frame.unwrap().unwrap().into_data().unwrap();
-        let (length, message) = frame.split_first_chunk::<4>().unwrap();
-        assert_eq!(u32::from_be_bytes(*length) as usize, message.len());
-        assert_eq!(&message[2..2 + event.len()], event.as_bytes());
-        let start = message.windows(4).position(|window| window == b"k8s\0").unwrap();
-        let object = protobuf::decode(&message[start..], ("", "")).unwrap();
-        assert_eq!(object["data"]["colour"], colour);
+    let mut events = Events::of(watch);
+    for expected in [("ADDED", "blue"), ("MODIFIED", "red"), ("DELETED", "red")] {
+        let event = tokio::time::timeout(Duration::from_secs(10), events.next()).await.unwrap();
+        let (event, object) = event.expect("the watch goes on");
+        assert_eq!((event.as_str(), object["data"]["colour"].as_str().unwrap()), expected);
     }
     server.stop().await;
 }
