@@ -54,7 +54,7 @@ test-end-to-end *arguments: image
     set -euo pipefail
     # What tests/ takes its parts from.
     export SKERRY_IMAGE={{ out }} SKERRY_BINARIES={{ binaries }}
-    KUBECTL="$(command -v kubectl || {{ binaries }}/image tool kubectl)"
+    KUBECTL="${KUBECTL:-$(command -v kubectl || {{ binaries }}/image tool kubectl)}"
     export KUBECTL
     cargo test --locked -p tests {{ arguments }}
 

@@ -1,11 +1,16 @@
 //! The API server over HTTPS, as `k3sd server --disable-agent` runs it: no root, no node.
 
+mod access;
 mod apply;
 mod commands;
 mod disk_full;
 mod faults;
 mod kill;
+mod kube_rs;
 mod kubectl;
+mod reading;
+mod rollouts;
+mod writing;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -35,6 +40,13 @@ impl Server {
             kubectl.call(&["get", "--raw", "/readyz"]).success.then_some(())
         });
         Self { process, kubectl }
+    }
+
+    /// Waits for a service account of the default namespace: pods are refused before their account is there.
+    fn await_account(&self, name: &str) {
+        wait_for("a service account", START, || {
+            self.kubectl.call(&["get", "serviceaccount", name]).success.then_some(())
+        });
     }
 }
 
