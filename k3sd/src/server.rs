@@ -119,7 +119,7 @@ fn api_config(config: &Config, pki: &ServerPki) -> anyhow::Result<apiserver::Con
         version: VERSION.to_owned(),
         api_audiences: vec![issuer.clone(), "k3s".to_owned()],
         service_account_issuer: issuer,
-        service_account_keys: vec![Arc::new(pki.service_account_key.clone_key().into())],
+        service_account_keys: pki.service_account_keys.clone(),
         client_ca: certificates_from_file(&pki.client_ca)?,
         serving: Identity::from_files(&pki.serving.cert, &pki.serving.key)?,
         kubelet_client: Identity::from_files(&pki.kubelet_client.cert, &pki.kubelet_client.key)?,

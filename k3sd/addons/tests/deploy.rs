@@ -10,7 +10,6 @@ use apiserver::config::{Identity, certificates_from_file};
 use apiserver::{ApiServer, Config, UserInfo};
 use client::{Informers, request};
 use datastore::sqlite::Sqlite;
-use rustls_pki_types::PrivateKeyDer;
 use serde_json::Value;
 use supervisor::pki::{KeyPairFiles, Params, ServerPki};
 use tokio_util::sync::CancellationToken;
@@ -213,7 +212,7 @@ fn config(directory: &Path) -> Config {
         version: "v1.36.2+skerry1".to_owned(),
         service_account_issuer: issuer.clone(),
         api_audiences: vec![issuer],
-        service_account_keys: vec![Arc::new(PrivateKeyDer::Pkcs8(pki.service_account_key.clone_key()))],
+        service_account_keys: pki.service_account_keys.clone(),
         client_ca: certificates_from_file(&pki.client_ca).unwrap(),
         serving: identity(&pki.serving),
         kubelet_client: identity(&pki.kubelet_client),

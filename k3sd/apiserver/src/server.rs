@@ -206,6 +206,17 @@ impl ApiServer {
         Ok(())
     }
 
+    /// A token for a service account that is good as long as the secret that keeps it; `None` if the key cannot sign.
+    pub fn sign_secret_token(
+        &self,
+        namespace: &str,
+        secret: &str,
+        account: &str,
+        account_uid: &str,
+    ) -> Option<String> {
+        self.shared.tokens.sign_for_secret(namespace, secret, account, account_uid)
+    }
+
     /// Read view of every stored object.
     pub fn objects(&self) -> &Registry {
         &self.shared.registry

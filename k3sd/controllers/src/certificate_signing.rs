@@ -18,6 +18,7 @@ use serde_json::Value;
 use tracing::info;
 
 use crate::context::{Context, feed, own_key, path};
+use crate::service_account_token::SecretToken;
 use crate::signing_request::{
     CLIENT, KUBELET_CLIENT, KUBELET_SERVING, LEGACY_UNKNOWN, SigningRequest, add_condition,
 };
@@ -47,7 +48,7 @@ pub enum IssueError {
     Failed(#[source] Box<dyn Error + Send + Sync>),
 }
 
-/// Makes certificates. It asks nobody: whether somebody may have one is decided before.
+/// Makes certificates and tokens. It asks nobody: whether somebody may have one is decided before.
 pub trait Issuer: fmt::Debug + Send + Sync {
     /// A certificate (PEM, without those of its authority) with the subject, the names and the key of a PKCS#10 request (PEM), for
     /// these uses as the API names them (`client auth`), which ends after `lifetime`.
@@ -61,6 +62,12 @@ pub trait Issuer: fmt::Debug + Send + Sync {
         usages: &[String],
         lifetime: Duration,
     ) -> Result<String, IssueError>;
+
+    /// A token for a service account that is good as long as the secret that keeps it.
+    ///
+    /// # Errors
+    /// It cannot be signed.
+    fn token(&self, token: &SecretToken<'_>) -> Result<String, IssueError>;
 }
 
 pub(crate) async fn run(context: Context) {

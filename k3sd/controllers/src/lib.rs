@@ -30,6 +30,7 @@ mod resource_quota;
 mod root_ca;
 mod service;
 mod service_account;
+mod service_account_token;
 mod signing_request;
 mod stateful_set;
 mod storage_protection;
@@ -48,6 +49,7 @@ use tracing::{Instrument, info, info_span};
 
 pub use crate::certificate_signing::{Authority, IssueError, Issuer};
 use crate::context::Context;
+pub use crate::service_account_token::SecretToken;
 
 /// The controllers' settings.
 #[derive(Clone, Debug)]
@@ -102,6 +104,7 @@ pub async fn run(
         resource_quota,
         root_ca,
         service_account,
+        service_account_token,
         stateful_set,
         storage_protection,
         taint_eviction,

@@ -78,7 +78,7 @@ impl Start<'_> {
             root_ca,
         };
         let client = client_as(self.api, "system:kube-controller-manager", &[]);
-        let issuer = Arc::new(Issuer(self.pki.signer.clone()));
+        let issuer = Arc::new(Issuer { signer: self.pki.signer.clone(), api: self.api.clone() });
         let run = controllers::run(controllers, issuer, client, self.informers.clone(), cancel.clone());
         self.tasks.spawn("controllers", run);
 

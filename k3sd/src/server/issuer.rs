@@ -1,14 +1,18 @@
-//! The cluster's authorities, as the controllers ask for certificates.
+//! The cluster's authorities and keys, as the controllers ask for certificates and tokens.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use controllers::{Authority, IssueError};
+use apiserver::ApiServer;
+use controllers::{Authority, IssueError, SecretToken};
 use supervisor::pki::{Ca, SignError, Signer};
 
 /// See [`controllers::Issuer`].
 #[derive(Debug)]
-pub(super) struct Issuer(pub(super) Arc<Signer>);
+pub(super) struct Issuer {
+    pub(super) signer: Arc<Signer>,
+    pub(super) api: ApiServer,
+}
 
 impl controllers::Issuer for Issuer {
     fn issue(
@@ -22,10 +26,16 @@ impl controllers::Issuer for Issuer {
             Authority::Clients => Ca::Client,
             Authority::Servers => Ca::Server,
         };
-        self.0.fulfil(ca, request, usages, lifetime).map_err(|error| match error {
+        self.signer.fulfil(ca, request, usages, lifetime).map_err(|error| match error {
             SignError::Malformed(ref cause) => IssueError::Unsuitable(format!("{error}: {cause}")),
             SignError::Usage(_) => IssueError::Unsuitable(error.to_string()),
             SignError::Issue(_) => IssueError::Failed(error.into()),
         })
+    }
+
+    fn token(&self, token: &SecretToken<'_>) -> Result<String, IssueError> {
+        self.api
+            .sign_secret_token(token.namespace, token.secret, token.account, token.account_uid)
+            .ok_or_else(|| IssueError::Failed("the key of service accounts cannot sign".into()))
     }
 }

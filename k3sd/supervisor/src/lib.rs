@@ -6,8 +6,7 @@
 //! [`pki`], [`token`] and [`kubeconfig`] are plain, blocking file work that happens once at start; callers on an async runtime use a
 //! blocking thread. [`join`] and [`node_password`] are asynchronous.
 //!
-//! Current limitations: servers do not join each other; there is no tunnel, so servers reach kubelets by the nodes' addresses; and a
-//! `service.key` made by K3s is an RSA key, which is kept and reported but cannot sign here yet.
+//! Current limitations: servers do not join each other; there is no tunnel, so servers reach kubelets by the nodes' addresses.
 
 pub mod join;
 pub mod kubeconfig;

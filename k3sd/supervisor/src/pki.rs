@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls_pki_types::PrivateKeyDer;
 
 use crate::files::{self, FileError};
 use authority::Authority;
@@ -51,12 +51,6 @@ pub enum Error {
         path: PathBuf,
         /// What it should hold.
         what: &'static str,
-    },
-    /// K3s made this key, of a kind this version cannot sign with.
-    #[error("{} is an RSA key, as K3s makes them; this version signs with EC P-256 keys only. The file is left alone: use another data directory", path.display())]
-    RsaKey {
-        /// The file.
-        path: PathBuf,
     },
     /// A certificate or a key could not be made.
     #[error("failed to issue {}", path.display())]
@@ -97,8 +91,8 @@ pub struct ServerPki {
     pub kubelet_serving: KeyPairFiles,
     /// What signs the certificates of nodes that join, and of whoever asks through the API.
     pub signer: Arc<Signer>,
-    /// The key that signs service account tokens, PKCS#8 DER.
-    pub service_account_key: PrivatePkcs8KeyDer<'static>,
+    /// The keys of service account tokens, RSA or EC P-256: the first signs, all verify.
+    pub service_account_keys: Vec<Arc<PrivateKeyDer<'static>>>,
 }
 
 impl ServerPki {
@@ -139,7 +133,7 @@ impl ServerPki {
             agent(certificate.leaf(&params.node_name, &params.node_ips))?;
         }
 
-        let service_account_key = authority::service_account_key(&tls_dir)?;
+        let service_account_keys = authority::service_account_keys(&tls_dir)?;
         Ok(Self {
             client_ca: tls_dir.join("client-ca.crt"),
             server_ca: tls_dir.join("server-ca.crt"),
@@ -149,7 +143,7 @@ impl ServerPki {
             admin,
             kubelet_serving: NodeCertificate::ServingKubelet.files(&agent_dir),
             signer: Arc::new(Signer::new(client_ca, server_ca)),
-            service_account_key,
+            service_account_keys,
         })
     }
 }

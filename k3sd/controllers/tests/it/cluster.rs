@@ -13,7 +13,6 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
-use rustls_pki_types::PrivateKeyDer;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use supervisor::pki::{Ca, Params, ServerPki, Signer};
@@ -55,7 +54,7 @@ impl Cluster {
                 node_cidr_mask_ipv6: 64,
                 root_ca: "the root".to_owned(),
             },
-            Arc::new(Issuer(signer)),
+            Arc::new(Issuer(signer, api.clone())),
             manager,
             manager_informers.clone(),
             cancel.clone(),
@@ -141,7 +140,7 @@ impl Cluster {
 
 /// The authorities, as the daemon gives them to the controllers.
 #[derive(Debug)]
-struct Issuer(Arc<Signer>);
+struct Issuer(Arc<Signer>, ApiServer);
 
 impl controllers::Issuer for Issuer {
     fn issue(
@@ -157,6 +156,12 @@ impl controllers::Issuer for Issuer {
         };
         let signed = self.0.fulfil(ca, request, usages, lifetime);
         signed.map_err(|error| controllers::IssueError::Unsuitable(error.to_string()))
+    }
+
+    fn token(&self, token: &controllers::SecretToken<'_>) -> Result<String, controllers::IssueError> {
+        let signed =
+            self.1.sign_secret_token(token.namespace, token.secret, token.account, token.account_uid);
+        signed.ok_or_else(|| controllers::IssueError::Failed("not signed".into()))
     }
 }
 
@@ -238,7 +243,7 @@ fn config(directory: &std::path::Path) -> (Config, Arc<Signer>) {
         version: "v1.36.2+skerry1".to_owned(),
         service_account_issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
         api_audiences: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
-        service_account_keys: vec![Arc::new(PrivateKeyDer::Pkcs8(pki.service_account_key.clone_key()))],
+        service_account_keys: pki.service_account_keys.clone(),
         client_ca: certificates_from_file(&pki.client_ca).unwrap(),
         serving: identity(&pki.serving),
         kubelet_client: identity(&pki.kubelet_client),

@@ -10,4 +10,5 @@ mod deletion;
 mod nodes;
 mod quota;
 mod stateful;
+mod tokens;
 mod workloads;

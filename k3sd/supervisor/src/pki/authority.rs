@@ -1,11 +1,13 @@
 //! Certificate authorities, and the other keys that live as long as the cluster.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SerialNumber,
 };
-use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject as _;
 use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -104,10 +106,9 @@ impl Authority {
     }
 }
 
-/// The key that signs service account tokens: `service.key`, and its first key again in `service.current.key`.
-///
-/// A data directory made by K3s holds an RSA key here, which this version cannot sign with; it is kept and reported.
-pub(crate) fn service_account_key(tls_dir: &Path) -> Result<PrivatePkcs8KeyDer<'static>, Error> {
+/// The keys of service account tokens: those of `service.key`, which K3s makes with RSA and we with EC P-256. The first of them
+/// stands in `service.current.key` again.
+pub(crate) fn service_account_keys(tls_dir: &Path) -> Result<Vec<Arc<PrivateKeyDer<'static>>>, Error> {
     let path: PathBuf = tls_dir.join("service.key");
     let text = match files::read(&path)? {
         Some(text) => text,
@@ -117,14 +118,13 @@ pub(crate) fn service_account_key(tls_dir: &Path) -> Result<PrivatePkcs8KeyDer<'
             key
         }
     };
-    if text.contains("BEGIN RSA PRIVATE KEY") {
-        return Err(Error::RsaKey { path });
-    }
-    let key = der::pkcs8_from_pem(&text)
-        .ok_or_else(|| Error::Damaged { path: path.clone(), what: "EC P-256 key" })?;
-    let first = der::sec1_pem(key.secret_pkcs8_der()).ok_or(Error::Damaged { path, what: "EC P-256 key" })?;
-    write_if_changed_private(&tls_dir.join("service.current.key"), &first)?;
-    Ok(key)
+    let keys: Result<Vec<_>, _> =
+        PrivateKeyDer::pem_slice_iter(text.as_bytes()).map(|key| key.map(Arc::new)).collect();
+    let keys = keys.ok().filter(|keys| !keys.is_empty());
+    let keys = keys.ok_or(Error::Damaged { path, what: "private key" })?;
+    let first = text.find("-----END").and_then(|at| Some(at + text[at..].find('\n')? + 1));
+    write_if_changed_private(&tls_dir.join("service.current.key"), &text[..first.unwrap_or(text.len())])?;
+    Ok(keys)
 }
 
 /// A new EC P-256 key as the PEM text K3s would write.

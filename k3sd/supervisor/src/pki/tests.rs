@@ -59,14 +59,22 @@ fn a_missing_authority_key_is_reported_by_path_and_nothing_is_replaced() {
 }
 
 #[test]
-fn a_service_key_of_k3s_is_named_and_left_alone() {
+fn the_service_keys_of_k3s_are_kept_and_the_first_signs() {
     let dir = tempfile::tempdir().unwrap();
     let pki = ServerPki::load_or_create(dir.path(), &params()).unwrap();
     let path = pki.tls_dir.join("service.key");
-    fs::write(&path, "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n").unwrap();
+    let own = read(&path);
+    // K3s's are RSA, and after a rotation there are several; what is in them is for the API server to judge.
+    let first = "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+    let both = format!("{first}{own}");
+    fs::write(&path, &both).unwrap();
+    let pki = ServerPki::load_or_create(dir.path(), &params()).unwrap();
+    assert!(matches!(*pki.service_account_keys[0], PrivateKeyDer::Pkcs1(_)));
+    assert!(matches!(*pki.service_account_keys[1], PrivateKeyDer::Sec1(_)));
+    assert_eq!((read(&path), read(&pki.tls_dir.join("service.current.key"))), (both, first.to_owned()));
+    fs::write(&path, "no key").unwrap();
     let error = ServerPki::load_or_create(dir.path(), &params()).unwrap_err().to_string();
-    assert!(error.contains("service.key") && error.contains("RSA"), "{error}");
-    assert!(read(&path).contains("AAAA"));
+    assert!(error.contains("service.key") && error.contains("private key"), "{error}");
 }
 
 #[test]
