@@ -105,15 +105,9 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// One request; `wanted` is its status.
     async fn ask(&mut self, what: &str, ask: Ask<'_>, wanted: &[u16]) -> Value {
-        let method = match ask.verb {
-            "create" => Method::POST,
-            "update" => Method::PUT,
-            "patch" => Method::PATCH,
-            "delete" | "deletecollection" => Method::DELETE,
-            _ => Method::GET,
-        };
+        let method = method(ask.verb);
         self.asked.insert((what.to_owned(), ask.verb));
-        let body = if ask.body.is_null() { String::new() } else { ask.body.to_string() };
+        let body = text(ask.body);
         if ask.media_type == JSON && !body.is_empty() && Encoding::of_this_run() == Encoding::Protobuf {
             let (sent, _) = Encoding::Protobuf.request(&method, ask.target, JSON, &body);
             self.check(what, sent == protobuf::MEDIA_TYPE, || {
@@ -206,6 +200,21 @@ impl Walk<'_> {
         let one = self.get(what, &format!("{}/{name}", place.path), 200).await;
         self.check(what, one["metadata"]["name"] == name, || format!("{one} instead of {name}"));
     }
+}
+
+fn method(verb: &str) -> Method {
+    match verb {
+        "create" => Method::POST,
+        "update" => Method::PUT,
+        "patch" => Method::PATCH,
+        "delete" | "deletecollection" => Method::DELETE,
+        _ => Method::GET,
+    }
+}
+
+/// A body; null is none.
+fn text(body: &Value) -> String {
+    if body.is_null() { String::new() } else { body.to_string() }
 }
 
 /// Every resource of every group and version that discovery names.

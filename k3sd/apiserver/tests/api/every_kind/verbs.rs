@@ -1,8 +1,12 @@
 //! What a stored resource goes through.
 
+use http::Method;
+use http_body_util::BodyExt;
+use machinery::protobuf;
 use serde_json::{Value, json};
 
-use super::{APPLY, Ask, JSON, JSON_PATCH, MERGE_PATCH, Place, STRATEGIC_PATCH, Walk, objects};
+use super::{APPLY, Ask, JSON, JSON_PATCH, MERGE_PATCH, Place, STRATEGIC_PATCH, Walk, method, objects, text};
+use crate::harness::admin;
 
 /// What a label of the collection's objects is selected by.
 const COLLECTION: &str = "labelSelector=walk%3Dcollection";
@@ -13,6 +17,8 @@ impl Walk<'_> {
         let before = self.list(what, &place.path).await["metadata"]["resourceVersion"].clone();
         let Some(created) = self.create(what, place).await else { return };
         self.read(what, place, &created).await;
+        self.shapes(what, place, &created).await;
+        self.refusals(what, place).await;
         self.patch(what, place).await;
         self.update(what, &one).await;
         self.subresources(what, place).await;
@@ -46,6 +52,85 @@ impl Walk<'_> {
             let kind = format!("{}List", place.kind);
             self.check(what, list["items"] == json!([got]) && list["kind"] == kind.as_str(), || {
                 format!("{path} shows {} of kind {}", list["items"], list["kind"])
+            });
+        }
+    }
+
+    /// The other forms in which objects are shown: a table, only their metadata, YAML.
+    async fn shapes(&mut self, what: &str, place: &Place, created: &Value) {
+        let name = objects::name(&place.group, &place.plural, false);
+        let selected = format!("{}?fieldSelector=metadata.name%3D{name}", place.path);
+        let table = self.shown(&selected, "application/json;as=Table;v=v1;g=meta.k8s.io").await;
+        let [columns, cells] =
+            ["/columnDefinitions", "/rows/0/cells"].map(|at| table.pointer(at).and_then(Value::as_array));
+        self.check(what, columns.map(Vec::len) == cells.map(Vec::len) && columns.is_some(), || {
+            format!("a table of {columns:?} with {cells:?}")
+        });
+        let first = columns.zip(cells).map(|(columns, cells)| (&columns[0]["name"], &cells[0]));
+        // Events are told by when they were seen.
+        self.check(what, first == Some((&json!("Name"), &json!(name))) || place.plural == "events", || {
+            format!("the first cell is {first:?}")
+        });
+        let row = table.pointer("/rows/0/object");
+        self.check(what, row.is_some_and(|row| row["metadata"] == created["metadata"]), || {
+            format!("the row's object is {row:?}")
+        });
+        for media_type in ["application/json", protobuf::MEDIA_TYPE] {
+            let accept = format!("{media_type};as=PartialObjectMetadata;v=v1;g=meta.k8s.io");
+            let partial = self.shown(&place.one(false), &accept).await;
+            let wanted = json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+                "metadata": created["metadata"] });
+            self.check(what, partial == wanted, || format!("{accept} shows {partial}"));
+        }
+        let yaml = self.shown(&place.one(false), "application/yaml").await;
+        self.check(what, yaml == *created, || format!("YAML shows {yaml}"));
+    }
+
+    /// What an `Accept` header of its own is answered with.
+    async fn shown(&self, target: &str, accept: &str) -> Value {
+        let none = bytes::Bytes::new();
+        let response = self.server.send(admin(), Method::GET, target, "", Some(accept), none).await;
+        let media_type = response.headers()[http::header::CONTENT_TYPE].to_str().unwrap().to_owned();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        match media_type.as_str() {
+            "application/json" => serde_json::from_slice(&bytes).unwrap(),
+            "application/yaml" => serde_yaml_ng::from_slice(&bytes).unwrap(),
+            protobuf::MEDIA_TYPE => protobuf::decode(&bytes, ("", "")).unwrap(),
+            other => panic!("{target} in {other}"),
+        }
+    }
+
+    /// What no kind takes, and what is not there.
+    async fn refusals(&mut self, what: &str, place: &Place) {
+        let one = place.one(false);
+        let none = Value::Null;
+        let mut other_name = place.object(false);
+        other_name["metadata"]["name"] = json!("no/such");
+        let mut other_kind = place.configuration(&place.object(false));
+        other_kind["kind"] = json!("Nothing");
+        let mut unknown = place.object(true);
+        unknown["nothing"] = json!(1);
+        let strict = format!("{}?fieldValidation=Strict", place.path);
+        let missing = format!("{}/no-such", place.path);
+        let other_uid = json!({ "preconditions": { "uid": "other" } });
+        let empty = json!({});
+        // (verb, target, media type, body, code, reason)
+        let cases = [
+            ("create", &place.path, JSON, &other_name, 422, "Invalid"),
+            ("create", &place.path, JSON, &other_kind, 400, "BadRequest"),
+            ("create", &strict, JSON, &unknown, 400, "BadRequest"),
+            ("update", &one, JSON, &other_name, 400, "BadRequest"),
+            ("delete", &one, JSON, &other_uid, 409, "Conflict"),
+            ("get", &missing, JSON, &none, 404, "NotFound"),
+            ("delete", &missing, JSON, &none, 404, "NotFound"),
+            ("patch", &missing, MERGE_PATCH, &empty, 404, "NotFound"),
+            ("patch", &one, "application/nothing", &empty, 415, "UnsupportedMediaType"),
+        ];
+        for (verb, target, media_type, body, code, reason) in cases {
+            let (status, answer) =
+                self.server.call_as(admin(), method(verb), target, media_type, &text(body)).await;
+            self.check(what, status.as_u16() == code && answer["reason"] == reason, || {
+                format!("{verb} {target} {body}: {status} {answer}")
             });
         }
     }
@@ -99,7 +184,7 @@ impl Walk<'_> {
 
     /// Protected kinds wait for their controller, which is played here.
     async fn release(&mut self, what: &str, place: &Place, one: &str) {
-        let (_, mut waiting) = self.server.call(http::Method::GET, one, Value::Null).await;
+        let (_, mut waiting) = self.server.call(Method::GET, one, Value::Null).await;
         if waiting["metadata"]["deletionTimestamp"].is_null() {
             return;
         }
