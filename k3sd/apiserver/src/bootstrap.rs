@@ -17,6 +17,7 @@ use crate::verbs::create;
 use crate::verbs::update::{self, Target};
 
 mod roles;
+mod service_cidr;
 
 pub(crate) use roles::node_rules;
 
@@ -35,6 +36,7 @@ pub(crate) async fn ensure(shared: &Arc<Shared>) -> Result<(), StartError> {
         all_present(shared, RBAC, "clusterrolebindings", "", bindings),
         all_present(shared, "scheduling.k8s.io", "priorityclasses", "", priority_classes()),
         namespaces_and_service(shared),
+        service_cidr::ensure(shared),
     )?;
     Ok(())
 }
@@ -60,7 +62,11 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
         if kept.iter().all(|(cache, keys)| keys.iter().all(|key| cache.get(key).is_some())) {
             continue;
         }
-        if let Err(error) = namespaces_and_service(&shared).await {
+        let brought_back = async {
+            service_cidr::ensure(&shared).await?;
+            namespaces_and_service(&shared).await
+        };
+        if let Err(error) = brought_back.await {
             let error = crate::errors::chain(&error);
             warn!(error, "failed to bring back the cluster's own objects");
             // What failed now (a full disk) will not be better at once.
@@ -75,11 +81,12 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
 /// What is kept, by cache. Endpoints that could not be published at start are not missed later.
 fn kept_keys(shared: &Shared) -> Vec<(Arc<Cache>, Vec<&'static str>)> {
     let tables = shared.registry.tables();
-    let wanted: [(&str, &str, &[&'static str]); 4] = [
+    let wanted: [(&str, &str, &[&'static str]); 5] = [
         ("", "namespaces", &NAMESPACES),
         ("", "services", &[KUBERNETES]),
         ("", "endpoints", &[KUBERNETES]),
         ("discovery.k8s.io", "endpointslices", &[KUBERNETES]),
+        ("networking.k8s.io", "servicecidrs", &[service_cidr::NAME]),
     ];
     let cache_of = |group, plural| tables.find_any(group, plural).and_then(|entry| entry.cache.clone());
     wanted

@@ -13,6 +13,7 @@
 //! CRDs and webhooks are not here yet. One server owns a
 //! datastore: service addresses and node ports are allocated in its memory.
 
+mod addresses;
 mod admission;
 pub mod allocator;
 pub mod audit;

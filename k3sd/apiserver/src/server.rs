@@ -32,7 +32,7 @@ use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::tls::Tls;
 use crate::user::UserInfo;
-use crate::{bootstrap, compactor, pipeline};
+use crate::{addresses, bootstrap, compactor, pipeline};
 
 /// Upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight` together.
 const MAX_IN_FLIGHT: usize = 600;
@@ -179,6 +179,7 @@ impl ApiServer {
         // The feed takes it from here if it is slow.
         let _slow = shared.feed.wait(written.0).await;
         shared.tasks.spawn(bootstrap::keep(shared.clone()).in_current_span());
+        shared.tasks.spawn(addresses::keep(shared.clone()).in_current_span());
         Ok(Self { shared })
     }
 

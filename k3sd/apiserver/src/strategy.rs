@@ -10,6 +10,7 @@
 //!
 //! To add a kind: write `strategy/KIND.rs` with a unit struct that implements [`Strategy`], and add one line to [`lookup`].
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ pub(crate) mod check;
 mod config_map;
 mod cron_job;
 mod csi;
+mod custom_resource_definition;
 mod daemon_set;
 mod deployment;
 mod endpoints;
@@ -52,6 +54,7 @@ mod replica_set;
 mod runtime_class;
 mod secret;
 mod service;
+mod service_range;
 mod signing_request;
 mod stateful_set;
 mod storage;
@@ -189,6 +192,14 @@ pub trait Strategy: Send + Sync + 'static {
     /// gone: to give back what it used.
     fn after_delete(&self, allocators: &Allocators, last: &[u8]) {}
 
+    /// Called for each object that was written, once it can be read, with its key (`namespace/name`).
+    fn after_write(&self, allocators: &Allocators, key: &str) {}
+
+    /// Cluster addresses of a new object, each of which gets an IPAddress object together with it.
+    fn addresses(&self, object: &Value) -> Vec<IpAddr> {
+        Vec::new()
+    }
+
     /// Paths, besides `metadata.name` and `metadata.namespace`, that field selectors may use. Each is the selector's own name for the
     /// field and the JSON path it reads ("spec.nodeName" for both, usually).
     fn selectable_fields(&self) -> &'static [SelectableField] {
@@ -255,6 +266,9 @@ pub fn lookup(group: &str, plural: &str) -> Arc<dyn Strategy> {
         ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => {
             Arc::new(admission_hooks::WebhookConfiguration { mutating: false })
         }
+        ("apiextensions.k8s.io", "customresourcedefinitions") => {
+            Arc::new(custom_resource_definition::CustomResourceDefinition)
+        }
         ("apiregistration.k8s.io", "apiservices") => Arc::new(api_service::ApiService),
         ("apps", "controllerrevisions") => Arc::new(pod_template::ControllerRevision),
         ("apps", "daemonsets") => Arc::new(daemon_set::DaemonSet),
@@ -276,7 +290,9 @@ pub fn lookup(group: &str, plural: &str) -> Arc<dyn Strategy> {
         }
         ("networking.k8s.io", "ingressclasses") => Arc::new(networking::IngressClass),
         ("networking.k8s.io", "ingresses") => Arc::new(networking::Ingress),
+        ("networking.k8s.io", "ipaddresses") => Arc::new(service_range::IpAddress),
         ("networking.k8s.io", "networkpolicies") => Arc::new(networking::NetworkPolicy),
+        ("networking.k8s.io", "servicecidrs") => Arc::new(service_range::ServiceCidr),
         ("node.k8s.io", "runtimeclasses") => Arc::new(runtime_class::RuntimeClass),
         ("policy", "poddisruptionbudgets") => Arc::new(policy::PodDisruptionBudget),
         ("rbac.authorization.k8s.io", "clusterrolebindings") => Arc::new(rbac::Binding { cluster: true }),

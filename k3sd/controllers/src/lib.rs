@@ -31,6 +31,7 @@ mod root_ca;
 mod service;
 mod service_account;
 mod service_account_token;
+mod service_cidr;
 mod signing_request;
 mod stateful_set;
 mod storage_protection;
@@ -105,6 +106,7 @@ pub async fn run(
         root_ca,
         service_account,
         service_account_token,
+        service_cidr,
         stateful_set,
         storage_protection,
         taint_eviction,

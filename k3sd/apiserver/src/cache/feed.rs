@@ -135,6 +135,7 @@ impl Feeder {
                 strategy.after_delete(&self.allocators, &event.kv.value);
             }
             cache.apply(key, &event.kv.value, event.kv.mod_revision.0, deleted);
+            strategy.after_write(&self.allocators, key);
         }
         if let Some(last) = batch.last() {
             self.progress.send_replace(last.kv.mod_revision.0);

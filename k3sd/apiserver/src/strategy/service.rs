@@ -4,6 +4,8 @@ mod allocate;
 mod families;
 mod validate;
 
+use std::net::IpAddr;
+
 use machinery::status::{FieldError, Status};
 use serde_json::{Map, Value};
 
@@ -86,6 +88,14 @@ impl Strategy for Service {
         if let Ok(last) = serde_json::from_slice(last) {
             allocate::release_all(allocators, &last);
         }
+    }
+
+    fn after_write(&self, allocators: &Allocators, key: &str) {
+        allocators.touched.add(key);
+    }
+
+    fn addresses(&self, object: &Value) -> Vec<IpAddr> {
+        allocate::addresses(object).collect()
     }
 
     fn selectable_fields(&self) -> &'static [SelectableField] {

@@ -44,6 +44,11 @@ impl<'a> Node<'a> {
         path.split('.').fold(self.clone(), |node, name| node.get(name))
     }
 
+    /// The same value under another path.
+    pub(crate) fn renamed(&self, path: &str) -> Self {
+        Self { value: self.value, path: path.to_owned() }
+    }
+
     /// The value under a key of a map, written `path[key]` as upstream does.
     pub(crate) fn key(&self, key: &str) -> Self {
         Self { value: self.value.get(key).unwrap_or(&NULL), path: format!("{}[{key}]", self.path) }

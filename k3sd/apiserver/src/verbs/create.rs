@@ -16,7 +16,7 @@ use crate::respond::{self, Response};
 use crate::server::Shared;
 use crate::strategy::Context;
 use crate::user::UserInfo;
-use crate::{codec, errors, managed_fields, metadata, negotiate, present};
+use crate::{addresses, codec, errors, managed_fields, metadata, negotiate, present};
 
 /// Tries to find a free name for `generateName`, as many as upstream makes.
 const NAME_ATTEMPTS: usize = 8;
@@ -143,7 +143,17 @@ async fn store(
         let name = meta::name(object).to_owned();
         let stored = encode_stored(entry, object);
         let key = entry.store_key(namespace, &name);
-        match shared.datastore.create(&key, stored.clone(), ttl).await {
+        let write = shared.datastore.create(&key, stored.clone(), ttl);
+        let addresses = entry.strategy.addresses(object);
+        // A name that is known to be taken is not tried with everything that belongs to it.
+        let known =
+            || entry.cache.as_ref().is_some_and(|c| c.get(&entry.cache_key(namespace, &name)).is_some());
+        let written = if addresses.is_empty() || known() {
+            write.await
+        } else {
+            addresses::store_with(shared, object, &addresses, write).await
+        };
+        match written {
             Ok(revision) => return Ok(served(entry, object, &stored, revision.0)),
             Err(datastore::Error::Exists { .. })
                 if attempt < NAME_ATTEMPTS && was_generated(object, &name) =>

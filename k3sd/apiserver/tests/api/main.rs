@@ -1,6 +1,7 @@
 //! The API server from outside: over TLS with kubectl, and in process.
 
 mod access;
+mod addresses;
 mod admission;
 mod apply;
 mod audit;

@@ -9,6 +9,7 @@ mod daemons;
 mod deletion;
 mod nodes;
 mod quota;
+mod service_ranges;
 mod stateful;
 mod tokens;
 mod workloads;

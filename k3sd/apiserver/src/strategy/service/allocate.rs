@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use machinery::meta;
 use machinery::status::{FieldError, Status};
 use serde_json::Value;
@@ -10,7 +11,7 @@ use super::{
     cluster_ips, families, gets_node_ports, is_headless, may_have_node_ports, needs_cluster_ip,
     needs_health_check_port, set_cluster_ips,
 };
-use crate::allocator::{AllocateError, Allocators, IpPool, Reservation};
+use crate::allocator::{AllocateError, Allocators, Reservation};
 use crate::strategy::Context;
 use crate::strategy::check::{child, list, number};
 
@@ -35,7 +36,7 @@ pub(super) fn for_update(cx: &Context<'_>, service: &mut Value, old: &Value) -> 
 pub(super) fn release_unused(cx: &Context<'_>, service: &Value, old: &Value) {
     let kept: Vec<IpAddr> = addresses(service).collect();
     for ip in addresses(old).filter(|ip| !kept.contains(ip)) {
-        release_address(cx.allocators, ip);
+        cx.allocators.service_ips.release(ip);
     }
     let kept = all_ports(service);
     for port in all_ports(old).into_iter().filter(|port| !kept.contains(port)) {
@@ -44,22 +45,16 @@ pub(super) fn release_unused(cx: &Context<'_>, service: &Value, old: &Value) {
 }
 
 pub(super) fn release_all(allocators: &Allocators, old: &Value) {
-    addresses(old).for_each(|ip| release_address(allocators, ip));
+    addresses(old).for_each(|ip| allocators.service_ips.release(ip));
     all_ports(old).into_iter().for_each(|port| allocators.node_ports.release(port));
 }
 
 // === addresses ===
 
 /// The cluster addresses a service holds.
-fn addresses(service: &Value) -> impl Iterator<Item = IpAddr> {
+pub(super) fn addresses(service: &Value) -> impl Iterator<Item = IpAddr> {
     let holds = needs_cluster_ip(service) && !is_headless(service);
     cluster_ips(service).into_iter().filter(move |_| holds).filter_map(|ip| ip.parse().ok())
-}
-
-fn release_address(allocators: &Allocators, ip: IpAddr) {
-    if let Some(pool) = allocators.pool_for(ip) {
-        pool.release(ip);
-    }
 }
 
 /// One address for each family, in order. `held` are this service's already.
@@ -75,16 +70,14 @@ fn take_addresses(
     let name = meta::name(service).to_owned();
     let wanted: Vec<String> = cluster_ips(service).into_iter().map(str::to_owned).collect();
     let families: Vec<String> = families::given(service).into_iter().map(str::to_owned).collect();
+    let ranges = cx.allocators.ranges(cx.objects);
     let mut ips = Vec::new();
     for (index, family) in families.iter().enumerate() {
         match wanted.get(index) {
             Some(ip) if held.contains(ip) => ips.push(ip.clone()),
-            Some(ip) => ips.push(take_address(cx, &name, ip, &wanted, reserved)?),
+            Some(ip) => ips.push(take_address(cx, &name, ip, (&wanted, &ranges), reserved)?),
             None => {
-                let pool =
-                    pool_of(cx, family).ok_or_else(|| Status::internal("no service range of this family"))?;
-                let (ip, taken) = pool
-                    .allocate_next()
+                let (ip, taken) = take_any(cx, family, &ranges)
                     .map_err(|error| Status::internal(format!("failed to allocate a serviceIP: {error}")))?;
                 reserved.join(taken);
                 ips.push(ip.to_string());
@@ -95,11 +88,27 @@ fn take_addresses(
     Ok(())
 }
 
+/// Any address of a family: of the first range that has one left.
+fn take_any(
+    cx: &Context<'_>,
+    family: &str,
+    ranges: &[IpNet],
+) -> Result<(IpAddr, Reservation), AllocateError> {
+    let mut answer = Err(AllocateError::Full);
+    for range in ranges.iter().filter(|range| families::of(range.addr()) == family) {
+        answer = cx.allocators.service_ips.allocate_next(*range);
+        if answer.is_ok() {
+            break;
+        }
+    }
+    answer
+}
+
 fn take_address(
     cx: &Context<'_>,
     name: &str,
     ip: &str,
-    wanted: &[String],
+    (wanted, ranges): (&[String], &[IpNet]),
     reserved: &mut Reservation,
 ) -> Result<String, Status> {
     let refuse = |detail: String| {
@@ -109,9 +118,7 @@ fn take_address(
     let Ok(address) = ip.parse::<IpAddr>() else {
         return Err(refuse("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()));
     };
-    let pool = pool_of(cx, families::of(address))
-        .ok_or_else(|| refuse(format!("failed to allocate IP {ip}: not configured on this cluster")))?;
-    let taken = pool.allocate(address).map_err(|error| match error {
+    let taken = cx.allocators.service_ips.allocate(address, ranges).map_err(|error| match error {
         AllocateError::OutOfRange { range, .. } => refuse(format!(
             "failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. \
              The range of valid IPs is {range}"
@@ -120,10 +127,6 @@ fn take_address(
     })?;
     reserved.join(taken);
     Ok(address.to_string())
-}
-
-fn pool_of<'a>(cx: &'a Context<'_>, family: &str) -> Option<&'a IpPool> {
-    cx.allocators.service_ips.iter().find(|pool| families::of(pool.net().addr()) == family)
 }
 
 // === node ports ===

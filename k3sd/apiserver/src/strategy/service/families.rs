@@ -16,7 +16,7 @@ pub(super) fn of(ip: IpAddr) -> &'static str {
 
 /// The families this cluster has service addresses of, the primary first.
 pub(super) fn configured(cx: &Context<'_>) -> Vec<&'static str> {
-    cx.allocators.service_ips.iter().map(|pool| of(pool.net().addr())).collect()
+    cx.allocators.service_cidrs.iter().map(|net| of(net.addr())).collect()
 }
 
 pub(super) fn given(service: &Value) -> Vec<&str> {

@@ -68,11 +68,19 @@ fn chosen_address_must_be_free_and_in_range() {
     let outside = create(&world, json!({ "clusterIP": "192.0.2.9", "ports": [{ "port": 53 }] })).unwrap_err();
     assert!(
         outside.texts()[0].ends_with(
-            "failed to allocate IP 192.0.2.9: the provided IP (192.0.2.9) is not in the valid range. \
-             The range of valid IPs is 10.43.0.0/16"
+            "failed to allocate IP 192.0.2.9: the provided network does not match the current range"
         ),
         "{:?}",
         outside.texts()
+    );
+    let network = create(&world, json!({ "clusterIP": "10.43.0.0", "ports": [{ "port": 53 }] })).unwrap_err();
+    assert!(
+        network.texts()[0].ends_with(
+            "failed to allocate IP 10.43.0.0: the provided IP (10.43.0.0) is not in the valid range. \
+             The range of valid IPs is 10.43.0.0/16"
+        ),
+        "{:?}",
+        network.texts()
     );
     world.delete("", "services", &first);
     create(&world, spec).unwrap();
