@@ -26,7 +26,9 @@ pub(crate) struct Facts {
     pub(crate) state: Option<String>,
     /// `interface address/prefix`, once there is one.
     pub(crate) address: Option<String>,
-    /// Whether the wanted kernel modules have been dealt with.
+    /// Whether the devices that are there have had their drivers loaded.
+    pub(crate) drivers_loaded: bool,
+    /// Whether the wanted kernel modules have been dealt with, too.
     pub(crate) modules_loaded: bool,
     /// Every service of the role.
     pub(crate) services: BTreeMap<&'static str, Service>,

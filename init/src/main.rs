@@ -85,6 +85,10 @@ fn main() -> ExitCode {
             modules::coldplug_role();
             ExitCode::SUCCESS
         }
+        (_, Some(modules::WANTED_ROLE)) => {
+            modules::wanted_role();
+            ExitCode::SUCCESS
+        }
         (_, Some(modules::LOAD_ROLE)) => exit_code(modules::load_role(&arguments[2..])),
         (_, Some(modules::HOTPLUG_ROLE)) => exit_code(modules::modprobe_role(&arguments[2..])),
         _ => {

@@ -18,6 +18,7 @@ const KERNEL_DECOMPRESSES: i32 = 4;
 pub(crate) const WANTED_LIST: &str = "/usr/lib/modules-load.d/skerry.conf";
 /// The words that select the roles below, and the name under which the kernel calls the second.
 pub(crate) const COLDPLUG_ROLE: &str = "coldplug";
+pub(crate) const WANTED_ROLE: &str = "load-wanted";
 pub(crate) const HOTPLUG_ROLE: &str = "modprobe";
 /// The word that selects the role of loading one module with parameters.
 pub(crate) const LOAD_ROLE: &str = "load-module";
@@ -149,12 +150,19 @@ pub(crate) fn install_helper() {
     let _ = fs::write("/proc/sys/kernel/modprobe", HELPER);
 }
 
-/// `init coldplug`: drivers for every device, then the modules of [`WANTED_LIST`]. Prints one line per failure.
+/// `init coldplug`: drivers for every device. Prints one line per failure.
 pub(crate) fn coldplug_role() {
+    tell(Tables::read().coldplug());
+}
+
+/// `init load-wanted`: the modules of [`WANTED_LIST`]. Prints one line per failure.
+pub(crate) fn wanted_role() {
     let mut tables = Tables::read();
-    let mut errors = tables.coldplug();
     let list = fs::read_to_string(WANTED_LIST).unwrap_or_default();
-    errors.extend(parse_list(&list).filter_map(|name| tables.load_named(name).err()));
+    tell(parse_list(&list).filter_map(|name| tables.load_named(name).err()));
+}
+
+fn tell(errors: impl IntoIterator<Item = Error>) {
     for error in errors {
         println!("{error}");
     }

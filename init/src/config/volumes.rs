@@ -64,7 +64,7 @@ pub(super) async fn wait(board: &Board, satisfied: bool) -> bool {
     }
     let mut facts = board.watch();
     // What is there after that has to do; the sender lives as long as the board.
-    let _ = tokio::time::timeout(PATIENCE, facts.wait_for(|facts| facts.modules_loaded)).await;
+    let _ = tokio::time::timeout(PATIENCE, facts.wait_for(|facts| facts.drivers_loaded)).await;
     tokio::time::sleep(QUIET).await;
     let deadline = tokio::time::Instant::now() + USB_PATIENCE;
     while crate::state::find::usb_disks_are_coming() && tokio::time::Instant::now() < deadline {

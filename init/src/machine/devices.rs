@@ -20,14 +20,17 @@ use crate::uevent::{Listener, Uevent};
 /// does the work: the tables are big, and loading blocks.
 pub(super) async fn load_modules(board: Board, reaper: Reaper) -> Result<()> {
     let events = readable(Listener::open()?).context("failed to listen for devices")?;
-    load_all(&board, &reaper).await?;
+    load_drivers(&board, &reaper).await?;
+    board.update(|facts| facts.drivers_loaded = true);
+    // Disks need not wait for what only pods need.
+    board.problem("modules", load(&reaper, modules::WANTED_ROLE).await?);
     let failures = sysctl::apply_bridge();
     board.problem("bridge settings", (!failures.is_empty()).then(|| failures.join("; ")));
     board.update(|facts| facts.modules_loaded = true);
     loop {
         events.readable().await.context("failed to listen for devices")?.clear_ready();
         match wanted(std::iter::from_fn(|| events.get_ref().next())) {
-            Wanted::Everything => load_all(&board, &reaper).await?,
+            Wanted::Everything => load_drivers(&board, &reaper).await?,
             Wanted::These(aliases) if aliases.is_empty() => {}
             Wanted::These(aliases) => {
                 let arguments = [modules::HOTPLUG_ROLE].into_iter().chain(aliases.iter().map(String::as_str));
@@ -56,15 +59,17 @@ fn wanted(events: impl Iterator<Item = Uevent>) -> Wanted {
     if lost { Wanted::Everything } else { Wanted::These(aliases) }
 }
 
-/// Loads drivers for all that is there. A loader that crashes gets a second chance: what it had loaded is no work any more.
-async fn load_all(board: &Board, reaper: &Reaper) -> Result<()> {
-    let coldplug = || role([modules::COLDPLUG_ROLE].into_iter());
-    let (exit, mut text) = run_child(reaper, &mut coldplug()).await?;
-    if exit != Exit::Status(0) {
-        text = run_child(reaper, &mut coldplug()).await?.1;
-    }
-    board.problem("drivers", text);
+/// Loads drivers for all that is there.
+async fn load_drivers(board: &Board, reaper: &Reaper) -> Result<()> {
+    board.problem("drivers", load(reaper, modules::COLDPLUG_ROLE).await?);
     Ok(())
+}
+
+/// Runs a loader, and says what it could not load. One that crashes gets a second chance: what it had loaded is no work any more.
+async fn load(reaper: &Reaper, what: &'static str) -> Result<Option<String>> {
+    let command = || role([what].into_iter());
+    let (exit, text) = run_child(reaper, &mut command()).await?;
+    if exit == Exit::Status(0) { Ok(text) } else { Ok(run_child(reaper, &mut command()).await?.1) }
 }
 
 fn role<'a>(arguments: impl Iterator<Item = &'a str>) -> Command {

@@ -143,7 +143,7 @@ async fn search<S: Future<Output = ()>>(
 /// Returns when disks have had their time: from when their drivers are loaded, and more of it while they are `late`.
 async fn patience(board: &Board, late: impl Fn() -> bool) {
     let mut facts = board.watch();
-    let _ = tokio::time::timeout(DRIVERS, facts.wait_for(|facts| facts.modules_loaded)).await;
+    let _ = tokio::time::timeout(DRIVERS, facts.wait_for(|facts| facts.drivers_loaded)).await;
     tokio::time::sleep(PATIENCE).await;
     if late() {
         tokio::time::sleep(SLOW_PATIENCE - PATIENCE).await;
@@ -170,7 +170,7 @@ fn disks_are_late(sys: &Path) -> bool {
 /// while, and no USB disk is being waited for. An event cuts this short and it begins anew.
 async fn settled(board: &Board) {
     let mut facts = board.watch();
-    if facts.wait_for(|facts| facts.modules_loaded).await.is_err() {
+    if facts.wait_for(|facts| facts.drivers_loaded).await.is_err() {
         std::future::pending::<()>().await;
     }
     tokio::time::sleep(QUIET).await;

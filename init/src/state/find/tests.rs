@@ -97,11 +97,11 @@ async fn a_blank_disk_waits_for_drivers_and_quiet_and_state_itself_for_nothing()
     let labelled = search(async || chosen(vec![disk("st1")]), silence, || settled(&board), pending()).await;
     assert_eq!((labelled, start.elapsed()), (found(disk("st1")), Duration::ZERO));
     for kind in ["bl1", "un1", "da1"] {
-        board.update(|facts| facts.modules_loaded = false);
+        board.update(|facts| facts.drivers_loaded = false);
         let other = search(async || chosen(vec![disk(kind)]), silence, || settled(&board), pending());
         let mut other = std::pin::pin!(other);
         assert!(tokio::time::timeout(PATIENCE, &mut other).await.is_err(), "drivers are still being loaded");
-        board.update(|facts| facts.modules_loaded = true);
+        board.update(|facts| facts.drivers_loaded = true);
         let start = tokio::time::Instant::now();
         assert_eq!(other.await, found(disk(kind)));
         assert!(start.elapsed() >= QUIET);
@@ -117,7 +117,7 @@ async fn memory_waits_for_drivers_and_longer_for_disks_that_are_late() {
         let mut nothing = std::pin::pin!(nothing);
         let drivers = DRIVERS - Duration::from_secs(1);
         assert!(tokio::time::timeout(drivers, &mut nothing).await.is_err(), "drivers are being loaded");
-        board.update(|facts| facts.modules_loaded = true);
+        board.update(|facts| facts.drivers_loaded = true);
         let start = tokio::time::Instant::now();
         assert_eq!((nothing.await, start.elapsed()), (None, wanted));
     }
