@@ -203,7 +203,7 @@ fn the_api_describes_itself() {
     }
 
     let explained = kubectl.ok(&["explain", "pod.spec.containers.livenessProbe.httpGet"]);
-    for part in ["KIND:       Pod", "FIELD: httpGet <HTTPGetAction>", "port\t<IntOrString>"] {
+    for part in ["KIND:       Pod", "FIELD: httpGet <HTTPGetAction>", "port\t<IntOrString> -required-"] {
         assert!(explained.contains(part), "{part}: {explained}");
     }
     let recursive = kubectl.ok(&["explain", "networkpolicy.spec", "--recursive"]);

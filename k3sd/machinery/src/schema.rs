@@ -132,6 +132,8 @@ struct Field {
     merge: Merge,
     /// The zero value says something else than absence.
     optional: bool,
+    /// Clients must give it.
+    required: bool,
     /// Boxed: few fields have any of it.
     extra: Option<Box<Extra>>,
 }
@@ -258,6 +260,11 @@ impl<'a> FieldRef<'a> {
     /// writes zero values.
     pub fn is_optional(self) -> bool {
         self.field.optional
+    }
+
+    /// Whether clients must give it. What is missing is refused by validation, kind by kind; this is for documents about the type.
+    pub fn is_required(self) -> bool {
+        self.field.required
     }
 
     /// How it merges under a strategic merge patch, where that differs from a JSON merge patch.

@@ -84,6 +84,11 @@ impl Builder {
         let properties: Map<String, Value> =
             ty.fields().map(|field| (field.name().to_owned(), self.field(field))).collect();
         let mut definition = json!({ "type": "object" });
+        let required: Vec<&str> =
+            ty.fields().filter(|field| field.is_required()).map(FieldRef::name).collect();
+        if !required.is_empty() {
+            definition["required"] = required.into();
+        }
         if !properties.is_empty() {
             definition["properties"] = properties.into();
         }

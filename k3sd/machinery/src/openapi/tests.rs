@@ -79,6 +79,9 @@ fn definitions_carry_kinds_and_merge_keys() {
     assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
     assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
     assert_eq!(containers["items"]["allOf"][0]["$ref"], "#/components/schemas/io.k8s.api.core.v1.Container");
+    assert_eq!(schemas["io.k8s.api.core.v1.HTTPGetAction"]["required"], json!(["port"]));
+    assert_eq!(schemas["io.k8s.api.core.v1.PodSpec"]["required"], json!(["containers"]));
+    assert_eq!(schemas["io.k8s.api.core.v1.Pod"].get("required"), None);
     let volumes = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["volumes"];
     assert_eq!(volumes["x-kubernetes-patch-strategy"], "merge,retainKeys");
 }

@@ -1,7 +1,7 @@
 //! Reads the embedded tables into a [`Schema`].
 //!
-//! Four tables are joined: structure and server-side apply, strategic merge, optional scalars, and protobuf (for the widths of
-//! numbers and for base64 fields). They come with the program, so a fault in them is a fault of the build: reading panics with the line.
+//! Five tables are joined: structure and server-side apply, strategic merge, optional scalars, required fields, and protobuf (for the
+//! widths of numbers and for base64 fields). They come with the program, so a fault in them is a fault of the build: reading panics with the line.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -14,6 +14,7 @@ const STRUCTURE: &str = include_str!("../../data/kubernetes-1.36-schema.tsv");
 const SUPPLEMENT: &str = include_str!("../../data/supplement.tsv");
 const STRATEGIC_MERGE: &str = include_str!("../../data/kubernetes-1.36-strategic-merge.tsv");
 const OPTIONAL: &str = include_str!("../../data/kubernetes-1.36-optional.tsv");
+const REQUIRED: &str = include_str!("../../data/kubernetes-1.36-required.tsv");
 pub(crate) const PROTOBUF: &str = include_str!("../../data/kubernetes-1.36-protobuf.tsv");
 
 /// Types whose fields upstream declares on another type that is embedded in them.
@@ -53,6 +54,7 @@ pub(super) fn builtin() -> Schema {
             shape,
             merge: merge_of(merge),
             optional: false,
+            required: false,
             extra: extra(keys, default),
         };
         let id = schema.index[type_name] as usize;
@@ -62,7 +64,8 @@ pub(super) fn builtin() -> Schema {
         ty.fields.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         ty.fields.shrink_to_fit();
     }
-    join_optional(&mut schema);
+    mark(&mut schema, OPTIONAL, |field| field.optional = true);
+    mark(&mut schema, REQUIRED, |field| field.required = true);
     join_patch_strategies(&mut schema);
     schema
 }
@@ -123,12 +126,13 @@ fn default_value(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
 }
 
-fn join_optional(schema: &mut Schema) {
-    for [type_name, names] in rows::<2>(OPTIONAL) {
+/// Marks the fields that a table names, type by type.
+fn mark(schema: &mut Schema, table: &'static str, set: fn(&mut Field)) {
+    for [type_name, names] in rows::<2>(table) {
         let Some(&id) = schema.index.get(type_name) else { panic!("no type {type_name}") };
-        for field in &mut schema.types[id as usize].fields {
-            field.optional |= names.split(' ').any(|name| name == field.name);
-        }
+        let fields = &mut schema.types[id as usize].fields;
+        let named = |field: &&mut Field| names.split(' ').any(|name| name == field.name);
+        fields.iter_mut().filter(named).for_each(set);
     }
 }
 
