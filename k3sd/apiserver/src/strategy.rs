@@ -34,6 +34,7 @@ mod csi;
 mod custom_resource_definition;
 mod daemon_set;
 mod deployment;
+mod device;
 mod endpoints;
 mod event;
 mod flow_control;
@@ -299,6 +300,10 @@ pub fn lookup(group: &str, plural: &str) -> Arc<dyn Strategy> {
         ("rbac.authorization.k8s.io", "clusterroles") => Arc::new(rbac::Role { cluster: true }),
         ("rbac.authorization.k8s.io", "rolebindings") => Arc::new(rbac::Binding { cluster: false }),
         ("rbac.authorization.k8s.io", "roles") => Arc::new(rbac::Role { cluster: false }),
+        ("resource.k8s.io", "deviceclasses") => Arc::new(device::DeviceClass),
+        ("resource.k8s.io", "resourceclaims") => Arc::new(device::ResourceClaim { template: false }),
+        ("resource.k8s.io", "resourceclaimtemplates") => Arc::new(device::ResourceClaim { template: true }),
+        ("resource.k8s.io", "resourceslices") => Arc::new(device::ResourceSlice),
         ("scheduling.k8s.io", "priorityclasses") => Arc::new(policy::PriorityClass),
         ("storage.k8s.io", "csidrivers") => Arc::new(csi::CsiDriver),
         ("storage.k8s.io", "csinodes") => Arc::new(csi::CsiNode),
@@ -306,7 +311,7 @@ pub fn lookup(group: &str, plural: &str) -> Arc<dyn Strategy> {
         ("storage.k8s.io", "storageclasses") => Arc::new(storage::StorageClass),
         ("storage.k8s.io", "volumeattachments") => Arc::new(csi::VolumeAttachment),
         ("storage.k8s.io", "volumeattributesclasses") => Arc::new(csi::VolumeAttributesClass),
-        _ => Arc::new(plain::Plain::of(group, plural)),
+        _ => Arc::new(plain::Plain),
     }
 }
 

@@ -85,6 +85,7 @@ impl Strategy for Pod {
             "" => validate_change(object, old, &mut faults),
             "status" => validate_status(object, old, &mut faults),
             "ephemeralcontainers" => validate_debug(object, old, &mut faults),
+            "resize" => validate_resize(object, old, &mut faults),
             _ => {}
         }
         faults.0
@@ -297,6 +298,28 @@ fn validate_status(object: &Value, old: &Value, faults: &mut Faults) {
     faults.one_of_if_set(&Node::root(object).at("status.phase"), &phases);
 }
 
+/// Amounts may change, but neither go nor make another class of the pod.
+fn validate_resize(object: &Value, old: &Value, faults: &mut Faults) {
+    let (spec, old_spec) = (Node::root(object).get("spec"), Node::root(old).get("spec"));
+    validate_pod_spec(&spec, faults);
+    let class = qos_class(spec.value());
+    if class != qos_class(old_spec.value()) {
+        let detail = "Pod QOS Class may not change as a result of resizing";
+        faults.push(FieldError::invalid(spec.path(), class, detail));
+    }
+    for list in ["containers", "initContainers"] {
+        for (container, before) in spec.get(list).items().zip(old_spec.get(list).items()) {
+            for amounts in ["limits", "requests"] {
+                let (new, old) =
+                    (container.get("resources").get(amounts), before.get("resources").get(amounts));
+                if old.entries().any(|(name, _)| !new.key(name).is_set()) {
+                    faults.forbidden(&new, format!("resource {amounts} cannot be removed"));
+                }
+            }
+        }
+    }
+}
+
 /// Containers for debugging may only be added.
 fn validate_debug(object: &Value, old: &Value, faults: &mut Faults) {
     let (spec, old_spec) = (Node::root(object).get("spec"), Node::root(old).get("spec"));
@@ -390,6 +413,30 @@ mod tests {
             pod["spec"]["containers"].as_array_mut().expect("list").push(json!({"name": "b", "image": "x"}));
         });
         assert_eq!(faults, ["spec.containers: Forbidden: pod updates may not add or remove containers"]);
+    }
+
+    #[test]
+    fn a_resize_takes_no_amount_away_and_keeps_the_class() {
+        let container = |resources: Value| json!({"name": "a", "image": "x", "resources": resources});
+        let full =
+            json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}});
+        let old = pod(json!({"nodeName": "n", "containers": [container(full)]}));
+        let resize = |resources: Value| {
+            let mut new = old.clone();
+            new["spec"]["containers"][0]["resources"] = resources;
+            let mut faults = Faults::default();
+            validate_resize(&new, &old, &mut faults);
+            faults.0.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let more = json!({"cpu": "2", "memory": "1Gi"});
+        assert!(resize(json!({"limits": more, "requests": more})).is_empty());
+        assert_eq!(
+            resize(json!({"limits": {"cpu": "2"}, "requests": more})),
+            [
+                "spec: Invalid value: \"Burstable\": Pod QOS Class may not change as a result of resizing",
+                "spec.containers[0].resources.limits: Forbidden: resource limits cannot be removed",
+            ]
+        );
     }
 
     #[test]

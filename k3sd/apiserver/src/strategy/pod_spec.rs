@@ -7,6 +7,7 @@ mod containers;
 mod defaults;
 mod probes;
 mod resources;
+mod security;
 mod validation;
 mod volumes;
 

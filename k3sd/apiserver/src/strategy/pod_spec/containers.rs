@@ -9,7 +9,7 @@ use super::probes::{
     variable_name,
 };
 use super::volumes::Volumes;
-use super::{resources, volumes};
+use super::{resources, security, volumes};
 use crate::names;
 use crate::strategy::walk::{Faults, Node};
 
@@ -43,12 +43,23 @@ pub(super) enum Role {
     Ephemeral,
 }
 
+/// What containers may refer to in their pod.
+struct Known<'a, 'v> {
+    volumes: &'a Volumes<'v>,
+    claims: &'a BTreeSet<&'a str>,
+    /// Whether users of the pod are those of the node.
+    host_users: bool,
+}
+
 /// Everything about the containers of a pod spec.
-pub(super) fn validate_all(spec: &Node<'_>, known: &Volumes<'_>, faults: &mut Faults) {
+pub(super) fn validate_all(spec: &Node<'_>, volumes: &Volumes<'_>, faults: &mut Faults) {
     let containers = spec.get("containers");
     if containers.len() == 0 {
         faults.required(&containers, "");
     }
+    let claims: BTreeSet<&str> = spec.get("resourceClaims").items().map(|c| c.get("name").str()).collect();
+    let host_users = !spec.get("hostUsers").is_set() || spec.get("hostUsers").bool();
+    let known = Known { volumes, claims: &claims, host_users };
     let mut seen = BTreeSet::new();
     let lists = [
         ("containers", Role::Ordinary),
@@ -61,7 +72,7 @@ pub(super) fn validate_all(spec: &Node<'_>, known: &Volumes<'_>, faults: &mut Fa
             if !name.str().is_empty() && !seen.insert(name.str()) {
                 faults.duplicate(&name);
             }
-            validate(&container, role, known, faults);
+            validate(&container, role, &known, faults);
         }
     }
     validate_host_ports(spec, faults);
@@ -74,16 +85,18 @@ pub(super) fn validate_all(spec: &Node<'_>, known: &Volumes<'_>, faults: &mut Fa
     }
 }
 
-fn validate(container: &Node<'_>, role: Role, known: &Volumes<'_>, faults: &mut Faults) {
+fn validate(container: &Node<'_>, role: Role, known: &Known<'_, '_>, faults: &mut Faults) {
     faults.required_name(&container.get("name"), names::dns1123_label);
     validate_image(&container.get("image"), faults);
     faults.one_of(&container.get("terminationMessagePolicy"), &["File", "FallbackToLogsOnError"]);
     validate_ports(&container.get("ports"), faults);
     validate_env(container, faults);
-    volumes::validate_mounts(container, known, faults);
+    volumes::validate_mounts(container, known.volumes, faults);
     faults.one_of(&container.get("imagePullPolicy"), &["Always", "IfNotPresent", "Never"]);
     resources::validate(&container.get("resources"), faults);
-    validate_security(&container.get("securityContext"), faults);
+    resources::validate_claims(&container.at("resources.claims"), known.claims, faults);
+    validate_resize_policy(&container.get("resizePolicy"), faults);
+    security::validate_container(&container.get("securityContext"), known.host_users, faults);
     validate_role(container, role, faults);
 }
 
@@ -116,6 +129,19 @@ fn validate_role(container: &Node<'_>, role: Role, faults: &mut Faults) {
         }
     }
     faults.one_of_if_set(&policy, &["Always", "Never", "OnFailure"]);
+}
+
+/// What a container does when its resources change while it runs.
+fn validate_resize_policy(policies: &Node<'_>, faults: &mut Faults) {
+    let mut seen = BTreeSet::new();
+    for policy in policies.items() {
+        let (resource, restart) = (policy.get("resourceName"), policy.get("restartPolicy"));
+        faults.one_of(&resource, &["cpu", "memory"]);
+        if !resource.str().is_empty() && !seen.insert(resource.str()) {
+            faults.push(FieldError::duplicate(policy.path(), resource.str()));
+        }
+        faults.one_of(&restart, &["NotRequired", "RestartContainer"]);
+    }
 }
 
 pub(super) fn validate_image(image: &Node<'_>, faults: &mut Faults) {
@@ -273,38 +299,5 @@ fn validate_field_ref(field: &Node<'_>, faults: &mut Faults) {
             supported.sort_unstable();
             faults.push(FieldError::not_supported(path.path(), path.str(), &supported));
         }
-    }
-}
-
-fn validate_security(context: &Node<'_>, faults: &mut Faults) {
-    for field in ["runAsUser", "runAsGroup"] {
-        faults.in_range(&context.get(field), 0, i64::from(i32::MAX));
-    }
-    let escalation = context.get("allowPrivilegeEscalation");
-    if escalation.is_set() && !escalation.bool() {
-        if context.get("privileged").bool() {
-            faults
-                .invalid(context, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true");
-        }
-        if context.at("capabilities.add").items().any(|c| c.str() == "CAP_SYS_ADMIN") {
-            faults.invalid(
-                context,
-                "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN",
-            );
-        }
-    }
-    validate_seccomp(&context.get("seccompProfile"), faults);
-}
-
-pub(super) fn validate_seccomp(profile: &Node<'_>, faults: &mut Faults) {
-    if !profile.is_set() {
-        return;
-    }
-    let (kind, file) = (profile.get("type"), profile.get("localhostProfile"));
-    faults.one_of(&kind, &["Localhost", "RuntimeDefault", "Unconfined"]);
-    if kind.str() == "Localhost" && !file.is_set() {
-        faults.required(&file, "must be set when seccomp type is Localhost");
-    } else if kind.str() != "Localhost" && file.is_set() {
-        faults.invalid(&file, "can only be set when seccomp type is Localhost");
     }
 }

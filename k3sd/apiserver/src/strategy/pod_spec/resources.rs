@@ -1,6 +1,6 @@
 //! Resource requests and limits: defaults, quality of service, rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use machinery::quantity::Quantity;
 use machinery::status::FieldError;
@@ -93,6 +93,11 @@ pub(super) fn validate(resources: &Node<'_>, faults: &mut Faults) {
             _ => {}
         }
     }
+    let names = || limits.entries().chain(requests.entries()).map(|(name, _)| name);
+    let pages = names().any(|name| name.starts_with("hugepages-"));
+    if pages && !names().any(|name| matches!(name, "cpu" | "memory")) {
+        faults.forbidden(resources, "HugePages require cpu or memory");
+    }
 }
 
 /// A map of amounts by itself, under the path that upstream gives it.
@@ -106,6 +111,26 @@ pub(in crate::strategy) fn validate_limits(amounts: &Node<'_>, path: &str, fault
             fault.field = format!("{path}{rest}");
         }
         faults.push(fault);
+    }
+}
+
+/// Devices that a container uses, by the pod's names for its claims.
+pub(super) fn validate_claims(claims: &Node<'_>, known: &BTreeSet<&str>, faults: &mut Faults) {
+    let mut seen = BTreeSet::new();
+    for claim in claims.items() {
+        let (name, request) = (claim.get("name"), claim.get("request"));
+        if name.str().is_empty() {
+            faults.required(&name, "");
+        } else if !seen.insert((name.str(), request.str())) {
+            let shown = if request.str().is_empty() {
+                name.str().to_owned()
+            } else {
+                format!("{}/{}", name.str(), request.str())
+            };
+            faults.push(FieldError::duplicate(claim.path(), shown));
+        } else if !known.contains(name.str()) {
+            faults.push(FieldError::not_found(claim.path(), name.str()));
+        }
     }
 }
 

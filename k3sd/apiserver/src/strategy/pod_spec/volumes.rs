@@ -6,6 +6,8 @@ use machinery::status::FieldError;
 
 use super::probes::data_key;
 use crate::names;
+use crate::strategy::storage::claim_spec;
+use crate::strategy::volume_sources::{csi_driver_name, validate_source as validate_source_of};
 use crate::strategy::walk::{Faults, Node};
 
 /// The volumes of a pod by name, with the kind of source each has.
@@ -43,25 +45,28 @@ fn validate_source<'a>(volume: &Node<'a>, faults: &mut Faults) -> &'a str {
         found = kind;
         match kind {
             "emptyDir" => faults.non_negative_quantity(&source.get("sizeLimit")),
-            "hostPath" => validate_host_path(&source, faults),
             "secret" => validate_files(&source, "secretName", faults),
             "configMap" => validate_files(&source, "name", faults),
             "downwardAPI" => validate_downward(&source, faults),
             "projected" => validate_projected(&source, faults),
             "persistentVolumeClaim" => required_text(&source.get("claimName"), faults),
-            "nfs" => {
-                required_text(&source.get("server"), faults);
-                required_text(&source.get("path"), faults);
+            "csi" => {
+                csi_driver_name(&source.get("driver"), faults);
+                let secret = source.get("nodePublishSecretRef");
+                if secret.is_set() {
+                    required_text(&secret.get("name"), faults);
+                }
             }
-            "csi" => required_text(&source.get("driver"), faults),
             "image" => required_text(&source.get("reference"), faults),
             "ephemeral" => {
                 let template = source.get("volumeClaimTemplate");
-                if !template.is_set() {
+                if template.is_set() {
+                    claim_spec(&template.get("spec"), faults);
+                } else {
                     faults.required(&template, "");
                 }
             }
-            _ => {}
+            _ => validate_source_of(kind, &source, faults),
         }
     }
     if found.is_empty() {
@@ -74,17 +79,6 @@ fn required_text(node: &Node<'_>, faults: &mut Faults) {
     if node.str().is_empty() {
         faults.required(node, "");
     }
-}
-
-fn validate_host_path(source: &Node<'_>, faults: &mut Faults) {
-    let path = source.get("path");
-    required_text(&path, faults);
-    if path.str().split('/').any(|part| part == "..") {
-        faults.invalid(&path, "must not contain '..'");
-    }
-    let types =
-        ["DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"];
-    faults.one_of_if_set(&source.get("type"), &types);
 }
 
 fn validate_files(source: &Node<'_>, name: &str, faults: &mut Faults) {
@@ -176,6 +170,9 @@ fn validate_projected(source: &Node<'_>, faults: &mut Faults) {
                 let expiration = node.get("expirationSeconds");
                 if expiration.int().is_some_and(|n| n < 600) {
                     faults.invalid(&expiration, "may not specify a duration less than 10 minutes");
+                }
+                if expiration.int().is_some_and(|n| n > 1 << 32) {
+                    faults.invalid(&expiration, "may not specify a duration larger than 2^32 seconds");
                 }
             }
             "clusterTrustBundle" | "podCertificate" => {}
