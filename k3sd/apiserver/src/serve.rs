@@ -17,10 +17,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::authn::Peer;
+use crate::body::BoxError;
 use crate::body::gather::Gathered;
 use crate::pipeline;
 use crate::server::{ApiServer, Shared};
 use crate::tls;
+
+use self::turn::Turns;
+
+mod turn;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the head of an HTTP/1.1 request may take, counted from the end of the one before it.
@@ -109,18 +114,22 @@ async fn connection(
             Ok::<_, std::convert::Infallible>(response.map(Gathered::new))
         }
     });
-    let stream = TokioIo::new(stream);
     // What TLS has agreed on: to find it out from the first bytes would have no time limit.
     let served = if http2 {
-        let mut connection = pin!(http2_server().serve_connection(stream, service));
-        tokio::select! {
-            served = connection.as_mut() => served,
-            () = closing.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let stream = Turns::new(stream);
+        let mut connection = pin!(http2_server().serve_connection(TokioIo::new(stream.clone()), service));
+        let served = async {
+            tokio::select! {
+                served = connection.as_mut() => served,
+                () = closing.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
             }
-        }
+        };
+        turn::drive(served, &stream).await
     } else {
+        let stream = TokioIo::new(stream);
         let mut connection = pin!(http1_server().serve_connection(stream, service).with_upgrades());
         tokio::select! {
             served = connection.as_mut() => served,
@@ -129,6 +138,7 @@ async fn connection(
                 connection.await
             }
         }
+        .map_err(BoxError::from)
     };
     if let Err(error) = served {
         debug!(%error, "connection ended");
