@@ -25,6 +25,9 @@ use crate::strategy::SelectableField;
 
 mod extract;
 pub(crate) mod feed;
+mod selectable;
+
+use self::selectable::Selectable;
 
 /// Changes younger than this stay in the ring, so that a client that lost its connection can go on where it was.
 const RING_AGE: Duration = Duration::from_secs(75);
@@ -43,10 +46,8 @@ pub(crate) struct Object {
     pub bytes: Bytes,
     /// The revision of the write that made it.
     pub revision: i64,
-    /// `metadata.labels`, sorted by key.
-    pub labels: Box<[(Box<str>, Box<str>)]>,
-    /// Values of the kind's selectable fields, in the order of [`Cache::fields`].
-    pub fields: Box<[Box<str>]>,
+    /// Its labels, and the values of the kind's selectable fields.
+    pub selectable: Selectable,
 }
 
 impl Object {
@@ -260,8 +261,8 @@ impl Cache {
 
     /// The object that stored bytes stand for.
     pub(crate) fn object(&self, stored: &[u8], revision: i64) -> Object {
-        let (labels, fields) = extract::extract(stored, self.fields);
-        Object { bytes: codec::with_revision(stored, revision), revision, labels, fields }
+        let selectable = extract::extract(stored, self.fields);
+        Object { bytes: codec::with_revision(stored, revision), revision, selectable }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -316,8 +317,8 @@ mod tests {
         cache.apply("ns/a", &pod("x"), 11, false);
         let object = cache.get("ns/a").unwrap();
         assert_eq!(object.decode().unwrap()["metadata"]["resourceVersion"], "11");
-        assert_eq!(&*object.labels, &[("app".into(), "x".into())]);
-        assert_eq!(&*object.fields, &["n1".into(), "false".into()]);
+        assert_eq!(object.selectable.label("app"), Some("x"));
+        assert_eq!((object.selectable.field(0), object.selectable.field(1)), (Some("n1"), Some("false")));
     }
 
     #[test]

@@ -10,6 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{ObjectKey, Stored, store::Store, stored::Entry};
 
+/// Room for this many keys is kept when there are none. A first list needs room for every object, and never again.
+const KEPT: usize = 64;
+
 /// The changes of one informer's objects, in the order in which each key first changed.
 ///
 /// Every key that is present at subscription comes first. Changes coalesce: however often an object changes before the
@@ -65,6 +68,9 @@ impl Pending {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let key = state.order.pop_front()?;
         let old = state.old.remove(&key).flatten();
+        if state.order.is_empty() && state.old.capacity() > KEPT {
+            *state = PendingState::default();
+        }
         Some((key, old))
     }
 }

@@ -20,6 +20,8 @@ use crate::backoff::exponential;
 /// The delays of [`WorkQueue::add_rate_limited`], client-go's default for controllers.
 const FIRST_DELAY: Duration = Duration::from_millis(5);
 const MAX_DELAY: Duration = Duration::from_secs(1000);
+/// Room for this many keys is kept when none is ready. The start of a controller needs room for every object, and never again.
+const KEPT: usize = 64;
 
 /// A queue of keys. A clone is the same queue.
 pub struct WorkQueue<T> {
@@ -169,6 +171,18 @@ impl<T: Clone + Eq + Hash + Ord> State<T> {
         if self.dirty.contains(key) {
             self.ready.push_back(key.clone());
         }
+        if self.ready.is_empty() {
+            self.shrink();
+        }
+    }
+
+    /// The burst is over: gives back the room that it needed.
+    fn shrink(&mut self) {
+        self.ready.shrink_to(KEPT);
+        self.dirty.shrink_to(KEPT);
+        self.processing.shrink_to(KEPT);
+        self.due.shrink_to(KEPT);
+        self.failures.shrink_to(KEPT);
     }
 }
 

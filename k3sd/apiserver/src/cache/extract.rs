@@ -4,25 +4,22 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::selectable::Selectable;
 use crate::strategy::SelectableField;
 
 const LABELS: &[&str] = &["metadata", "labels"];
 
-type Labels = Box<[(Box<str>, Box<str>)]>;
-type Fields = Box<[Box<str>]>;
-
-/// Labels (sorted) and the values of `fields`. Bytes that are not an object yield nothing.
-pub(super) fn extract(json: &[u8], fields: &'static [SelectableField]) -> (Labels, Fields) {
-    let mut found =
-        Found { labels: Vec::new(), values: fields.iter().map(|field| field.absent.into()).collect() };
+/// Labels and the values of `fields`. Bytes that are not an object yield nothing.
+pub(super) fn extract(json: &[u8], fields: &'static [SelectableField]) -> Selectable {
+    let absent = || fields.iter().map(|field| field.absent.into()).collect();
+    let mut found = Found { labels: Vec::new(), values: absent() };
     let active: Vec<usize> = (0..fields.len()).collect();
     let mut json = serde_json::Deserializer::from_slice(json);
     let seed = Node { fields, active: &active, labels: true, depth: 0, found: &mut found };
     if seed.deserialize(&mut json).is_err() {
-        return (Box::default(), fields.iter().map(|field| field.absent.into()).collect());
+        found = Found { labels: Vec::new(), values: absent() };
     }
-    found.labels.sort();
-    (found.labels.into(), found.values.into())
+    Selectable::new(&found.values, &found.labels)
 }
 
 struct Found {

@@ -15,8 +15,9 @@ use crate::registry::Registry;
 /// How long a read waits for a revision that the caches have not reached.
 const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
 const ROOT: &str = "/registry/";
-/// Objects read at a time when the caches are filled: what is read and what is kept of it are in memory together.
-const PAGE: usize = 1000;
+/// Objects read at a time when the caches are filled: what is read and what is kept of it are in memory together, and the allocator
+/// keeps what it once had for each of the threads that read.
+const PAGE: usize = 128;
 
 /// A cache to add while the feed runs, and where to say that it is filled.
 type Addition = (Arc<Cache>, oneshot::Sender<Result<(), datastore::Error>>);

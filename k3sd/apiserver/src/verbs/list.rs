@@ -171,20 +171,15 @@ pub(crate) fn check_fields(entry: &Entry, options: &ListOptions) -> Result<(), S
 
 /// True if the object matches both selectors.
 pub(crate) fn selected(entry: &Entry, options: &ListOptions, key: &str, object: &Object) -> bool {
-    let label = |wanted: &str| {
-        object
-            .labels
-            .binary_search_by(|(key, _)| (**key).cmp(wanted))
-            .ok()
-            .map(|index| &*object.labels[index].1)
-    };
+    let label = |wanted: &str| object.selectable.label(wanted);
     let (namespace, name) = key.rsplit_once('/').unwrap_or(("", key));
     let field = |wanted: &str| match wanted {
         "metadata.name" => Some(name),
         "metadata.namespace" => Some(namespace),
         _ => {
             let fields = entry.cache.as_ref().map(|cache| cache.fields()).unwrap_or_default();
-            fields.iter().position(|field| field.name == wanted).map(|index| &*object.fields[index])
+            let index = fields.iter().position(|field| field.name == wanted)?;
+            object.selectable.field(index)
         }
     };
     options.labels.matches_by(label) && options.fields.matches_by(field)

@@ -39,6 +39,8 @@ const MIN_TIMEOUT_SECONDS: u64 = 1800;
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// Changes taken under one lock.
 const BATCH: usize = 100;
+/// Room for this many frames is kept while there are none.
+const KEPT: usize = 8;
 
 pub(crate) async fn run(call: Call) -> Result<Response, Status> {
     let accepted = accepted(&call)?;
@@ -204,6 +206,8 @@ impl Watcher {
             if !self.follow() {
                 continue;
             }
+            // The first frames may have been every object there is.
+            self.out.shrink_to(KEPT);
             tokio::select! {
                 () = self.cancel.cancelled() => return None,
                 () = self.deadline.as_mut() => return self.finish(),
@@ -253,12 +257,8 @@ impl Watcher {
                 if let Some(previous) = &change.previous {
                     // The last matching state, with the revision that ended it.
                     let bytes = codec::replace_revision(&previous.bytes, change.object.revision);
-                    let gone = Object {
-                        bytes,
-                        revision: change.object.revision,
-                        labels: Box::default(),
-                        fields: Box::default(),
-                    };
+                    let gone =
+                        Object { bytes, revision: change.object.revision, selectable: Default::default() };
                     self.push(ChangeKind::Deleted, &gone);
                 }
             }

@@ -103,6 +103,10 @@ impl Writer {
         for (key, revision, lease) in log::leased(&connection).map_err(|e| schema::error(path, "read", e))? {
             expiry.schedule(key, revision, lease);
         }
+        // The start has looked at every page; writes need the few that they change.
+        connection
+            .execute_batch("PRAGMA shrink_memory")
+            .map_err(|e| schema::error(path, "give back the memory of", e))?;
         let (sender, queue) = channel();
         let worker = Worker {
             path: path.to_owned(),

@@ -117,7 +117,9 @@ impl Graph {
 
     fn follow_pods(&mut self, cache: &Cache) {
         let at = cache.fields().iter().position(|field| field.name == "spec.nodeName");
-        let bound = |object: &Object| at.is_some_and(|at| !object.fields[at].is_empty());
+        let bound = |object: &Object| {
+            at.and_then(|at| object.selectable.field(at)).is_some_and(|node| !node.is_empty())
+        };
         let changes: Vec<_> = match self.pods.news(cache, bound) {
             News::All(all) => {
                 self.nodes.clear();
