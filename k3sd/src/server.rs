@@ -12,9 +12,10 @@ mod issuer;
 mod joining;
 mod role;
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use apiserver::{ApiServer, UserInfo};
@@ -24,12 +25,15 @@ use supervisor::kubeconfig::Kubeconfig;
 use supervisor::pki::{Params, ServerPki};
 use supervisor::token::{self, Passwords};
 use tokio::net::TcpListener;
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::VERSION;
 use crate::config::server::Server as Config;
 use crate::notify::Notifier;
 use crate::tasks::{Tasks, stop_signal};
+
+/// After this the components have their first lists, but for clusters so large that a few megabytes do not matter.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// Runs the server until SIGTERM or SIGINT.
 pub(crate) async fn run(config: Config, notifier: Arc<Notifier>) -> anyhow::Result<()> {
@@ -61,6 +65,7 @@ pub(crate) async fn run(config: Config, notifier: Arc<Notifier>) -> anyhow::Resu
         signal = stop_signal() => signal,
         error = tasks.failure() => Err(error),
         error = serving.failure() => Err(error),
+        never = settle() => match never {},
     };
 
     notifier.stopping();
@@ -69,6 +74,14 @@ pub(crate) async fn run(config: Config, notifier: Arc<Notifier>) -> anyhow::Resu
     store.close().await;
     info!("stopped");
     outcome
+}
+
+/// The start reads everything that is stored, in pieces, and components list it; the allocator would keep the memory of that.
+async fn settle() -> Infallible {
+    tokio::time::sleep(SETTLED).await;
+    let released = tokio::task::spawn_blocking(sys::memory::release_freed).await;
+    debug!(released = released.unwrap_or_default(), "start is over");
+    std::future::pending().await
 }
 
 /// Certificates, tokens and kubeconfig; blocking file work, done once.

@@ -1,4 +1,4 @@
-//! What PID 1 asks of the kernel and no crate offers: ioctls and one system call, behind safe functions.
+//! What PID 1 asks of the kernel, and k3sd of the allocator, and no crate offers: ioctls and a few calls, behind safe functions.
 //!
 //! This is the one crate of the workspace with unsafe code. Each function does one call with arguments that it owns, and
 //! gives back what the kernel said; what is asked for, in which order, and what a failure means is decided elsewhere. Before
@@ -13,7 +13,7 @@
 //! | [`random`] | `/dev/random`: entropy that counts |
 //! | [`watchdog`] | `/dev/watchdog`: timeout and its reason |
 //! | [`kexec`] | `kexec_file_load(2)` |
-//! | [`memory`] | `madvise(2)`: code that is not needed any more |
+//! | [`memory`] | `madvise(2)`, `malloc_trim(3)`: code and freed memory that are not needed any more |
 //! | [`signal`] | `kill(2)` with any number |
 
 #![deny(clippy::undocumented_unsafe_blocks)]
