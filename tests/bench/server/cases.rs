@@ -34,6 +34,7 @@ const LEAK_STEP: usize = 100_000;
 const LEAK_STEPS: usize = 10;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const BOUNDED_MAPS: &str = "/api/v1/namespaces/bounded/configmaps";
 const SECRETS: &str = "/api/v1/namespaces/default/secrets";
 const PODS_PATH: &str = "/api/v1/namespaces/default/pods";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
@@ -58,6 +59,9 @@ pub(crate) async fn run(
     }
     if wanted("create") {
         create(&server, directory).await?;
+    }
+    if wanted("quota") {
+        quota(&server).await?;
     }
     if wanted("apply") {
         apply(&server).await?;
@@ -170,25 +174,50 @@ fn map(name: &str) -> Bytes {
 async fn create(server: &Server, directory: &Path) -> anyhow::Result<()> {
     for clients in [1, 16, 64] {
         row("disk, append 4 KiB + fsync", fsyncs(directory)?, "/s");
-        let before = server.processor_time()?;
-        let started = Instant::now();
-        let mut tasks = JoinSet::new();
-        for number in 0..clients {
-            let mut client = server.client(Protocol::Http2).await?;
-            tasks.spawn(async move {
-                let mut made = 0usize;
-                while started.elapsed() < CASE {
-                    client.count(Method::POST, MAPS, map(&format!("c-{clients}-{number}-{made}"))).await?;
-                    made += 1;
-                }
-                anyhow::Ok(made)
-            });
+        create_by(server, clients, MAPS, "create").await?;
+    }
+    Ok(())
+}
+
+async fn create_by(server: &Server, clients: usize, path: &'static str, what: &str) -> anyhow::Result<()> {
+    let before = server.processor_time()?;
+    let started = Instant::now();
+    let mut tasks = JoinSet::new();
+    for number in 0..clients {
+        let mut client = server.client(Protocol::Http2).await?;
+        tasks.spawn(async move {
+            let mut made = 0usize;
+            while started.elapsed() < CASE {
+                client.count(Method::POST, path, map(&format!("c-{clients}-{number}-{made}"))).await?;
+                made += 1;
+            }
+            anyhow::Ok(made)
+        });
+    }
+    let made = sum(tasks).await? as f64;
+    let elapsed = started.elapsed().as_secs_f64();
+    let used = (server.processor_time()? - before).as_secs_f64();
+    row(&format!("{what}, {clients} clients"), made / elapsed, "/s");
+    row("  per core of the server", made / used, "/s");
+    Ok(())
+}
+
+/// A namespace with a quota that bounds what is made there, far from its bound.
+async fn quota(server: &Server) -> anyhow::Result<()> {
+    let mut client = server.client(Protocol::Http2).await?;
+    let namespace = json!({ "metadata": { "name": "bounded" } }).to_string();
+    client.count(Method::POST, "/api/v1/namespaces", namespace.into()).await?;
+    let quota = json!({ "metadata": { "name": "bound" }, "spec": { "hard": { "configmaps": "1000000" } } });
+    client.count(Method::POST, "/api/v1/namespaces/bounded/resourcequotas", quota.to_string().into()).await?;
+    let counted = async {
+        // Refused until the quota has been counted for the first time.
+        while client.count(Method::POST, BOUNDED_MAPS, map("first")).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let made = sum(tasks).await? as f64;
-        let elapsed = started.elapsed().as_secs_f64();
-        let used = (server.processor_time()? - before).as_secs_f64();
-        row(&format!("create, {clients} clients"), made / elapsed, "/s");
-        row("  per core of the server", made / used, "/s");
+    };
+    tokio::time::timeout(REST, counted).await.context("the quota was not counted")?;
+    for clients in [1, 16, 64] {
+        create_by(server, clients, BOUNDED_MAPS, "create under a quota").await?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@
 //! | idle | memory and processor time, ten seconds later | 40 MiB |
 //! | get | one ConfigMap, again and again; the rate per core is by the processor time that the server took | 20,000 a second per core |
 //! | create | ConfigMaps of 1.5 KB by 1, 16 and 64 clients, each waiting for its answer | what the disk's fsyncs, measured right before, allow |
+//! | quota | the same in a namespace that has a quota: each create writes two objects | |
 //! | apply | Deployments by server-side apply, 16 clients, each changing its own | |
 //! | watch | 1,000 connections, each a watch of one resource; from the write's acknowledgement to the last of them | 10 ms |
 //! | list | 5,000 pods of 4 KB | 25 ms |
@@ -24,8 +25,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, ensure};
 
 /// What is measured, with the case it belongs to.
-const CASES: [&str; 10] =
-    ["start", "idle", "get", "create", "apply", "watch", "list", "memory", "restart", "leak"];
+const CASES: [&str; 11] =
+    ["start", "idle", "get", "create", "quota", "apply", "watch", "list", "memory", "restart", "leak"];
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

@@ -1,11 +1,10 @@
 //! Resource quotas: nothing is made that takes more than its namespace has left (upstream's `plugin/resourcequota` of the generic
 //! API server).
 //!
-//! What an object takes is written into the status of each quota that counts it before the object is stored, by compare-and-swap;
-//! should the object then not be stored, it is given back. What is freed by deletion, the quota controller finds out.
+//! What an object takes is written into the status of each quota that counts it before the object is stored, by compare-and-swap
+//! ([`charges`]); should the object then not be stored, it is given back. What is freed by deletion, the quota controller finds out.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+mod charges;
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
@@ -18,6 +17,7 @@ use machinery::status::Status;
 use serde_json::Value;
 use tracing::warn;
 
+use self::charges::{Charges, Refused, Wanted};
 use super::{Operation, Plugin, Review};
 use crate::bootstrap::{own_user, own_writes};
 use crate::server::Shared;
@@ -25,11 +25,9 @@ use crate::verbs::update::{self, Target};
 
 const PLURAL: &str = "resourcequotas";
 
-/// The plugin. Requests that charge the same namespace take turns, so that they do not fail each other's compare-and-swap.
+/// The plugin.
 #[derive(Default)]
-pub(super) struct ResourceQuota {
-    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-}
+pub(super) struct ResourceQuota(Charges);
 
 /// What was taken from one quota.
 #[derive(Debug)]
@@ -56,8 +54,6 @@ impl Plugin for ResourceQuota {
         if !request.may_take() || request.quotas().is_empty() {
             return Ok(());
         }
-        let turn = self.turn(review.cx.namespace);
-        let _mine = turn.lock().await;
         review.shared.fresh().await?;
         // First all, so that nothing has to be given back if one of several quotas refuses.
         let mut due = Vec::new();
@@ -69,21 +65,12 @@ impl Plugin for ResourceQuota {
             return Ok(());
         }
         for (quota, amounts) in due {
-            if let Err(refused) = request.take(&quota, &amounts).await {
+            if let Err(refused) = request.take(&self.0, &quota, amounts).await {
                 review.notes.undo(review.shared).await;
                 return Err(refused);
             }
         }
         Ok(())
-    }
-}
-
-impl ResourceQuota {
-    /// The namespace's turn-taking; turns nobody waits for are forgotten.
-    fn turn(&self, namespace: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-        turns.entry(namespace.to_owned()).or_default().clone()
     }
 }
 
@@ -145,32 +132,29 @@ impl Request<'_> {
         if taken.0.is_empty() {
             return Ok(None);
         }
-        self.charge(&mut quota.clone(), &taken)?;
+        if self.is_bounded() {
+            quota.clone().charge(&taken).map_err(|fault| review.forbid(&fault))?;
+        }
         Ok(Some(taken))
     }
 
-    fn charge(&self, quota: &mut Quota, amounts: &Amounts) -> Result<(), Status> {
-        // What is allocated already cannot be refused any more.
-        if self.review.cx.subresource == "status" {
-            quota.used.add(amounts);
-            return Ok(());
-        }
-        quota.charge(amounts).map_err(|fault| self.review.forbid(&fault))
+    /// What is allocated already cannot be refused any more.
+    fn is_bounded(&self) -> bool {
+        self.review.cx.subresource != "status"
     }
 
-    async fn take(&self, quota: &str, amounts: &Amounts) -> Result<(), Status> {
+    async fn take(&self, charges: &Charges, quota: &str, amounts: Amounts) -> Result<(), Status> {
         let (shared, namespace) = (self.review.shared, self.review.cx.namespace);
-        let charged = change(shared, namespace, quota, |quota| self.charge(quota, amounts)).await;
-        match charged {
+        let wanted = Wanted { amounts: amounts.clone(), bounded: self.is_bounded() };
+        match charges.take(shared, namespace, quota, wanted).await {
+            Ok(()) => {}
             // Deleted meanwhile: it bounds nothing any more.
-            Err(status) if status.code == 404 => return Ok(()),
-            result => result?,
+            Err(Refused::Failed(status)) if status.code == 404 => return Ok(()),
+            Err(Refused::Failed(status)) => return Err(status),
+            Err(Refused::Exceeded(fault)) => return Err(self.review.forbid(&fault)),
         }
-        self.review.notes.charged(Charge {
-            namespace: namespace.to_owned(),
-            quota: quota.to_owned(),
-            amounts: amounts.clone(),
-        });
+        let charge = Charge { namespace: namespace.to_owned(), quota: quota.to_owned(), amounts };
+        self.review.notes.charged(charge);
         Ok(())
     }
 }
