@@ -131,7 +131,8 @@ fn one_endpoint(endpoint: &Node<'_>, kind: &str, faults: &mut Faults) {
         match kind {
             "IPv4" | "IPv6" => {
                 let ip = address.str().parse::<IpAddr>();
-                if ip.is_ok_and(|ip| ip.is_ipv4() == (kind == "IPv4")) {
+                let mapped = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some());
+                if ip.is_ok_and(|ip| ip.is_ipv4() == (kind == "IPv4") && !mapped(ip)) {
                     check::endpoint_ip(address.str(), address.path(), &mut faults.0);
                 } else {
                     let example = if kind == "IPv4" { "10.9.8.7" } else { "2001:db8::ffff" };
@@ -201,6 +202,20 @@ mod tests {
     use serde_json::json;
 
     use super::super::testing::World;
+
+    #[test]
+    fn an_address_of_one_family_does_not_pass_for_one_of_the_other() {
+        let slice = json!({ "metadata": { "name": "x" }, "addressType": "IPv6",
+            "endpoints": [{ "addresses": ["::ffff:127.0.0.1", "10.0.0.1"] }] });
+        let refused = World::new().create("discovery.k8s.io", "endpointslices", slice).unwrap_err().texts();
+        assert_eq!(
+            refused,
+            [
+                "endpoints[0].addresses[0]: Invalid value: \"::ffff:127.0.0.1\": must be a valid IPv6 address, (e.g. 2001:db8::ffff)",
+                "endpoints[0].addresses[1]: Invalid value: \"10.0.0.1\": must be a valid IPv6 address, (e.g. 2001:db8::ffff)",
+            ]
+        );
+    }
 
     #[test]
     fn slices_hold_addresses_of_their_type_and_hints_once() {

@@ -238,6 +238,28 @@ fn ingress_paths_have_a_type_and_a_backend() {
 }
 
 #[test]
+fn secrets_of_registries_hold_json() {
+    let secret = |data: Value| named(json!({ "type": "kubernetes.io/dockerconfigjson", "stringData": data }));
+    assert!(create("", "secrets", secret(json!({ ".dockerconfigjson": "{}" })))["data"].is_object());
+    assert_eq!(
+        faults("", "secrets", secret(json!({ ".dockerconfigjson": "{\"auths\":" }))),
+        [
+            "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": unexpected end of JSON input"
+        ]
+    );
+    assert_eq!(
+        faults("", "secrets", secret(json!({ ".dockerconfigjson": "\"hunter2\"" }))),
+        [
+            "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": json: cannot unmarshal string into Go value of \
+          type map[string]interface {}"
+        ]
+    );
+    let other = faults("", "secrets", secret(json!({ ".dockerconfigjson": "hunter2" })));
+    assert!(other.len() == 1 && !other[0].contains("hunter2"), "{other:?}");
+    assert_eq!(faults("", "secrets", secret(json!({}))), ["data[.dockerconfigjson]: Required value"]);
+}
+
+#[test]
 fn ingress_hosts_and_classes_are_names() {
     let spec = json!({ "ingressClassName": "a", "tls": [{ "hosts": ["*b"], "secretName": "S" }],
         "rules": [{ "host": "10.0.0.1" }, { "host": "*.example.com" }] });
