@@ -16,7 +16,7 @@ use rustix::io::Errno;
 const KERNEL_DECOMPRESSES: i32 = 4;
 /// Modules the root wants besides those that drive devices, one name per line.
 pub(crate) const WANTED_LIST: &str = "/usr/lib/modules-load.d/skerry.conf";
-/// The words that select the roles below, and the name under which the kernel calls the second.
+/// The words that select the roles below, and the name under which the kernel calls the last.
 pub(crate) const COLDPLUG_ROLE: &str = "coldplug";
 pub(crate) const WANTED_ROLE: &str = "load-wanted";
 pub(crate) const HOTPLUG_ROLE: &str = "modprobe";

@@ -15,14 +15,14 @@ use crate::config;
 /// The words that lead here.
 const WORDS: [&str; 2] = ["certificate", "token"];
 
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "k3sd", version)]
 struct Admin {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Look at this node's certificates, or have them made anew
     Certificate {

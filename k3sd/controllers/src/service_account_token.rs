@@ -96,6 +96,11 @@ impl Controller {
     /// The account that the secret names. One that the cache does not know is asked for, since a secret may be faster than its account.
     async fn account(&self, secret: &Value) -> anyhow::Result<Option<Value>> {
         let name = meta::annotation(secret, ACCOUNT_NAME).unwrap_or_default();
+        // Nobody checks the annotation, and the name becomes part of a path.
+        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+        if name.is_empty() || !name.bytes().all(is_plain) {
+            return Ok(None);
+        }
         let key = ObjectKey::namespaced(meta::namespace(secret).unwrap_or_default(), name);
         let known = self.accounts.get(&key).map(|stored| stored.project()).transpose()?;
         let is_meant = |account: &Value| {

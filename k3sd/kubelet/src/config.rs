@@ -40,7 +40,7 @@ pub struct Config {
     pub serving_key: PathBuf,
     /// PEM file with the authority that signs the client certificates which may call the server.
     pub client_ca: PathBuf,
-    /// Further labels of the Node object, e.g. `node-role.kubernetes.io/control-plane=true`.
+    /// Further labels of the Node object, e.g. `topology.kubernetes.io/zone=a`.
     pub node_labels: BTreeMap<String, String>,
     /// Taints the node has when it is registered for the first time.
     pub register_with_taints: Vec<Taint>,

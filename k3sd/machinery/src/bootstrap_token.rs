@@ -1,6 +1,8 @@
 //! Bootstrap tokens: `ID.SECRET`, kept as secrets of `kube-system`, by which machines introduce themselves before they have a
 //! certificate (upstream's `cluster-bootstrap/token/api`).
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
@@ -25,7 +27,7 @@ const ID_LENGTH: usize = 6;
 const SECRET_LENGTH: usize = 16;
 
 /// What a secret says.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct BootstrapToken {
     /// The part that is no secret.
     pub id: String,
@@ -39,6 +41,12 @@ pub struct BootstrapToken {
     pub usages: Vec<String>,
     /// Further groups of those who show it, as written.
     pub groups: Vec<String>,
+}
+
+impl fmt::Debug for BootstrapToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BootstrapToken").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 impl BootstrapToken {
@@ -64,7 +72,12 @@ impl BootstrapToken {
             description: field("description"),
             expiration: field("expiration"),
             usages,
-            groups: groups.split(',').filter(|group| !group.is_empty()).map(str::to_owned).collect(),
+            // An empty one between commas stays: it is a mistake that somebody has to see.
+            groups: if groups.is_empty() {
+                Vec::new()
+            } else {
+                groups.split(',').map(str::to_owned).collect()
+            },
         })
     }
 

@@ -43,7 +43,7 @@ impl Access {
 }
 
 /// As much of a kubeconfig (`client-go/tools/clientcmd/api/v1`) as reaching a server takes.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Kubeconfig {
     current_context: String,
@@ -53,7 +53,7 @@ struct Kubeconfig {
 }
 
 /// One of a kind's list; which of the three is set is up to the list.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 struct Named {
     name: String,
     context: Option<ContextEntry>,
@@ -75,7 +75,7 @@ struct ClusterEntry {
     certificate_authority_data: Option<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct UserEntry {
     client_certificate: Option<PathBuf>,
@@ -150,7 +150,9 @@ fn certificates(pem: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
 pub(super) fn endpoint(url: &str) -> anyhow::Result<Endpoint> {
     let fail = || format!("server {url:?} is not https://HOST[:PORT]");
     let uri: http::Uri = url.parse().with_context(fail)?;
-    ensure!(uri.scheme_str() == Some("https"), fail());
+    let is_plain = matches!(uri.path(), "" | "/") && uri.query().is_none();
+    let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    ensure!(uri.scheme_str() == Some("https") && is_plain && !has_user, fail());
     let host = uri.host().with_context(fail)?.trim_start_matches('[').trim_end_matches(']');
     Ok(Endpoint { host: host.to_owned(), port: uri.port_u16().unwrap_or(443) })
 }
@@ -182,6 +184,14 @@ mod tests {
         assert_eq!(endpoint("https://10.0.0.1:6443").unwrap().to_string(), "10.0.0.1:6443");
         assert_eq!(endpoint("https://[fd00::1]:6443").unwrap().to_string(), "[fd00::1]:6443");
         assert_eq!(endpoint("https://server").unwrap().to_string(), "server:443");
-        assert!(endpoint("http://server").is_err() && endpoint("server:1").is_err());
+        for url in [
+            "http://server",
+            "server:1",
+            "https://server/k8s/clusters/c-1",
+            "https://me@server",
+            "https://server/?a=b",
+        ] {
+            assert!(endpoint(url).is_err(), "{url}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 /// The rows, the head being the first of them, one to a line.
 pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: [usize; N] = std::array::from_fn(width);
     let line = |row: &[String; N]| {
         let cells: String = widths.iter().zip(row).map(|(width, cell)| format!("{cell:width$}   ")).collect();
@@ -17,7 +17,7 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = [["A", "B"], ["long", "x"]].map(|row| row.map(String::from));
-        assert_eq!(aligned(&rows), "A      B\nlong   x\n");
+        let rows = [["A", "B"], ["löng", "x"]].map(|row| row.map(String::from));
+        assert_eq!(aligned(&rows), "A      B\nlöng   x\n");
     }
 }

@@ -25,7 +25,7 @@ use super::cluster::{self, Access};
 
 const DEFAULT_GROUP: &str = "system:bootstrappers:k3s:default-node-token";
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 pub(super) enum Command {
     /// Make a bootstrap token and print it in full
     Create(Create),
@@ -51,7 +51,7 @@ pub(super) enum Command {
     Rotate(Rotate),
 }
 
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub(super) struct Create {
     #[command(flatten)]
     access: Access,
@@ -71,7 +71,7 @@ pub(super) struct Create {
     usages: Vec<Usage>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub(super) struct Rotate {
     /// The token that is to be replaced [default: DATA/server/token]
     #[arg(short, long, value_name = "TOKEN", env = "K3S_TOKEN", hide_env_values = true)]
@@ -126,7 +126,10 @@ impl Create {
         let secrets: Api<Secret> = Api::namespaced(cluster.client, NAMESPACE);
         match secrets.create(&PostParams::default(), &secret).await {
             Err(kube::Error::Api(status)) if status.code == 409 => {
-                bail!("there is a token with this ID: delete it, or choose another")
+                bail!(
+                    "there is a token with the ID {}: delete it, or choose another",
+                    id_of(&token).unwrap_or_default()
+                )
             }
             result => result.context("failed to create the token")?,
         };
@@ -180,8 +183,11 @@ impl Usage {
 async fn delete(access: &Access, tokens: &[String]) -> anyhow::Result<()> {
     let secrets: Api<Secret> = Api::namespaced(access.connect()?.client, NAMESPACE);
     for token in tokens {
-        let bare = token.rsplit("::").next().unwrap_or(token);
-        let id = bootstrap_token::parse(bare).map_or(bare, |(id, _)| id);
+        let Some(id) = id_of(token) else {
+            bail!(
+                "not a bootstrap token or the ID of one (six lower-case letters and digits), as `k3sd token list` shows it"
+            )
+        };
         match secrets.delete(&format!("{NAME_PREFIX}{id}"), &DeleteParams::default()).await {
             Err(kube::Error::Api(status)) if status.code == 404 => {
                 bail!("there is no bootstrap token {id:?}")
@@ -191,6 +197,14 @@ async fn delete(access: &Access, tokens: &[String]) -> anyhow::Result<()> {
         println!("bootstrap token {id:?} deleted");
     }
     Ok(())
+}
+
+/// The part that is no secret, of a token in any form or of itself.
+fn id_of(token: &str) -> Option<&str> {
+    let bare = token.rsplit("::").next().unwrap_or(token);
+    let is_id =
+        bare.len() == 6 && bare.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    bootstrap_token::parse(bare).map(|(id, _)| id).or(is_id.then_some(bare))
 }
 
 async fn list(access: &Access, output: Output) -> anyhow::Result<()> {
@@ -235,7 +249,9 @@ fn table(tokens: &[BootstrapToken], now: Timestamp) -> String {
         };
         let usages = or_none(token.usages.join(","));
         let groups = or_none(token.groups.join(","));
-        [token.id.clone(), ttl, expires, usages, or_none(token.description.clone()), groups]
+        // Whoever may write secrets writes this, and the terminal obeys.
+        let description = token.description.replace(char::is_control, " ");
+        [token.id.clone(), ttl, expires, usages, or_none(description), groups]
     };
     super::table::aligned(&[head].into_iter().chain(tokens.iter().map(row)).collect::<Vec<_>>())
 }
@@ -274,6 +290,9 @@ impl Rotate {
         let token::Secret::Password(password) = &old.secret else {
             bail!("a bootstrap token cannot be rotated: delete it and create another")
         };
+        if old.ca_hash.is_none() {
+            eprintln!("k3sd: the token names no CA: whoever answers at {} is believed", self.server);
+        }
         let servers = Servers::new(cluster::endpoint(&self.server)?);
         let authorities = supervisor::join::agent::authorities(&servers, &old).await?;
         let basic = STANDARD.encode(format!("server:{password}"));
@@ -300,7 +319,7 @@ fn read_token(data_dir: &Path) -> anyhow::Result<String> {
 mod tests {
     use super::*;
 
-    #[derive(Debug, clap::Parser)]
+    #[derive(clap::Parser)]
     struct Line {
         #[command(subcommand)]
         command: Command,
@@ -328,6 +347,16 @@ mod tests {
         let ever = create(&["abcdef.0123456789abcdef", "--ttl=0", "--usages=authentication"]).unwrap();
         let data = ever.string_data.unwrap();
         assert!(!data.contains_key("expiration") && !data.contains_key("usage-bootstrap-signing"));
+    }
+
+    #[test]
+    fn a_token_is_deleted_by_its_id_in_any_form() {
+        for text in ["abcdef", "abcdef.0123456789abcdef", "K10aa::abcdef.0123456789abcdef"] {
+            assert_eq!(id_of(text), Some("abcdef"), "{text}");
+        }
+        for text in ["", "abcde", "abcdef.0123", "ABCDEF", "../abc"] {
+            assert_eq!(id_of(text), None, "{text}");
+        }
     }
 
     #[test]

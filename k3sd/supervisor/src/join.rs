@@ -10,6 +10,7 @@
 //! ```
 
 pub mod agent;
+mod passwords;
 pub mod server;
 mod settings;
 

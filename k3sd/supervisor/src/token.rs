@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use machinery::bootstrap_token;
 use sha2::{Digest as _, Sha256};
+use tracing::warn;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
@@ -114,7 +115,15 @@ pub fn write_server_files(
     files::private_dir(&server_dir.join("cred"))?;
     let before = files::read(&passwd_path)?.unwrap_or_default();
     let password = match token {
-        Some(token) => password_of(token)?,
+        Some(token) => {
+            let configured = password_of(token)?;
+            if stored_password(&before, "server").is_some_and(|stored| stored != configured) {
+                warn!(
+                    "the configured token replaces the one that was good before; after a rotation, configure the new one"
+                );
+            }
+            configured
+        }
         None => stored_password(&before, "server").map_or_else(random_password, str::to_owned),
     };
     let passwords = Passwords { server: password, agent: agent_token.map(password_of).transpose()? };
@@ -197,6 +206,12 @@ fn root_of(bundle: &str) -> Option<Vec<u8>> {
 
 fn password_of(token: &str) -> Result<String, Error> {
     match token.parse::<Token>()?.secret {
+        // The file of passwords has a line for each, and commas between fields.
+        Secret::Password(password)
+            if password.contains(|c: char| matches!(c, ',' | '"') || c.is_control()) =>
+        {
+            Err(Error::Malformed("the password has a comma, a quotation mark or a control character"))
+        }
         Secret::Password(password) => Ok(password),
         Secret::Bootstrap(_) => Err(Error::Malformed("a bootstrap token cannot be the cluster's own")),
     }

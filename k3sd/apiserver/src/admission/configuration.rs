@@ -75,22 +75,29 @@ impl Configuration {
         }
         let mut all = Self::default();
         for (number, plugin) in document.plugins.into_iter().enumerate() {
-            let settings = match (plugin.configuration, plugin.path) {
+            let (settings, file) = match (plugin.configuration, plugin.path) {
                 (Some(_), Some(_)) => {
                     let both = format!("plugins[{number}]: configuration and path may not both be given");
                     return Err(invalid(vec![both]));
                 }
-                (Some(settings), None) => settings,
+                (Some(settings), None) => (settings, None),
                 // A relative path is meant from where the file is.
-                (None, Some(other)) => parse(&path.parent().unwrap_or(Path::new("")).join(other))?,
+                (None, Some(other)) => {
+                    let other = path.parent().unwrap_or(Path::new("")).join(other);
+                    (parse(&other)?, Some(other))
+                }
                 (None, None) => continue,
             };
             match plugin.name.as_str() {
                 "PodSecurity" => {
-                    all.pod_security = pod_security::Configuration::of(settings).map_err(|faults| {
-                        let at = |fault| format!("plugins[{number}].configuration: {fault}");
-                        invalid(faults.into_iter().map(at).collect())
-                    })?;
+                    all.pod_security =
+                        pod_security::Configuration::of(settings).map_err(|faults| match file {
+                            Some(path) => ConfigurationError::Invalid { path, faults },
+                            None => {
+                                let at = |fault| format!("plugins[{number}].configuration: {fault}");
+                                invalid(faults.into_iter().map(at).collect())
+                            }
+                        })?;
                 }
                 other => warn!(plugin = other, "settings of an admission plugin that there is not"),
             }
@@ -117,6 +124,7 @@ mod tests {
         let own = "apiVersion: pod-security.admission.config.k8s.io/v1\nkind: PodSecurityConfiguration\n\
                    defaults: {enforce: baseline}\n";
         std::fs::write(dir.path().join("own.yaml"), own).unwrap();
+        std::fs::write(dir.path().join("bad.yaml"), own.replace("baseline", "strict")).unwrap();
         Configuration::read(&path).map_err(|error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             format!("{error} {cause}")
@@ -151,6 +159,7 @@ mod tests {
                 "plugins[0]: configuration and path",
             ),
             (&document("{name: PodSecurity, configuration: {kind: x}}"), "plugins[0].configuration: "),
+            (&document("{name: PodSecurity, path: bad.yaml}"), "bad.yaml' is invalid: defaults.enforce"),
             (&document("{name: PodSecurity, colour: red}"), "unknown field `colour`"),
         ] {
             let refused = read(text).unwrap_err();

@@ -92,10 +92,7 @@ impl Restricted<'_> {
             }
         }
         if !forbidden.is_empty() {
-            return review.refuse(format!(
-                "node \"{node}\" is not allowed to modify labels: {}",
-                forbidden.join(", ")
-            ));
+            return review.refuse(format!("is not allowed to modify labels: {}", forbidden.join(", ")));
         }
         Ok(())
     }

@@ -130,10 +130,23 @@ impl PodSecurity {
             let kind = &review.cx.resource.kind;
             return Err(Status::invalid("", kind, review.name, faults));
         }
+        if self.0.exemptions.has_namespace(review.name) {
+            let said = policies.said();
+            if !said.is_empty()
+                && policies != self.0.defaults
+                && before.is_none_or(|(old, _)| old != policies)
+            {
+                review.notes.warn(format!(
+                    "namespace \"{}\" is exempt from Pod Security, and the policy ({said}) will be ignored",
+                    review.name
+                ));
+            }
+            return Ok(());
+        }
         let Some((old, _)) = before else { return Ok(()) };
         let (new, old) = (policies.enforce, old.enforce);
         let relaxed = new.version == old.version && new.level <= old.level;
-        if new.level == Level::Privileged || relaxed || self.0.exemptions.has_namespace(review.name) {
+        if new.level == Level::Privileged || relaxed {
             return Ok(());
         }
         for warning in breaches(review, new, &self.0.exemptions).await {

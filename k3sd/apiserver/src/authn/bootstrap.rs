@@ -105,6 +105,7 @@ mod tests {
             ("expiration", "soon"),
             ("usage-bootstrap-authentication", "false"),
             ("auth-extra-groups", "system:masters"),
+            ("auth-extra-groups", "system:bootstrappers:a,,system:bootstrappers:b"),
         ] {
             let found = user(&stored(&[change]), "abcdef", "0123456789abcdef", now());
             assert!(found.is_err(), "{change:?}: {found:?}");

@@ -25,6 +25,9 @@ pub(super) async fn run(mut call: Call) -> Result<Response, Status> {
     let pods = tables.find("", "v1", "pods").ok_or_else(Status::unknown_path)?;
     let name =
         if call.info.name.is_empty() { meta::name(&binding).to_owned() } else { call.info.name.clone() };
+    if name != meta::name(&binding) && !meta::name(&binding).is_empty() {
+        return Err(Status::bad_request("name in URL does not match name in Binding object"));
+    }
     let notes = Notes::default();
     let cx = call.context(options.dry_run);
     let review = Review {
@@ -50,7 +53,8 @@ pub(super) async fn run(mut call: Call) -> Result<Response, Status> {
     let created =
         json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
     let mut response = respond::value(StatusCode::CREATED, accepted.encoding, &created);
-    respond::warn(&mut response, &decoded.warnings);
+    let warnings: Vec<String> = decoded.warnings.into_iter().chain(notes.take_warnings()).collect();
+    respond::warn(&mut response, &warnings);
     Ok(response)
 }
 
@@ -95,6 +99,8 @@ fn bound(pod: &Value, binding: &Value, node: &str, target: &Target<'_>) -> Resul
         meta::set_label(&mut pod, key, value.as_str().unwrap_or_default());
     }
     set_scheduled(&mut pod);
+    // Where it might have gone is of no more interest.
+    meta::child_mut(meta::object_mut(&mut pod), "status").remove("nominatedNodeName");
     meta::set_uid(&mut pod, meta::uid(binding));
     meta::set_resource_version(&mut pod, meta::resource_version(binding));
     Ok(pod)

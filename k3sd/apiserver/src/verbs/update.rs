@@ -267,7 +267,11 @@ async fn prepare(
         notes: &notes,
         trail: options.trail.as_ref(),
     };
-    shared.admission.mutate(&review, &mut object).await?;
+    // What was asked for is a Binding, and has been admitted as that.
+    let is_admitted = target.subresource == "binding";
+    if !is_admitted {
+        shared.admission.mutate(&review, &mut object).await?;
+    }
     let reservation = if status {
         strategy.prepare_status_update(cx, &mut object, old);
         crate::allocator::Reservation::none()
@@ -284,7 +288,9 @@ async fn prepare(
     faults.extend(metadata::validate_update(&object, old));
     faults.extend(strategy.validate_update(cx, &object, old));
     create::refuse_invalid(entry, target.name, faults)?;
-    shared.admission.validate(&review, &object).await?;
+    if !is_admitted {
+        shared.admission.validate(&review, &object).await?;
+    }
     let mut warnings = strategy.warnings(cx, &object, Some(old));
     warnings.extend(notes.take_warnings());
     Ok(Prepared { object, reservation, warnings, notes })

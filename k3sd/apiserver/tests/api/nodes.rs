@@ -143,7 +143,7 @@ async fn a_node_writes_only_what_is_its_own() {
             "/api/v1/nodes/n1",
             json!({ "metadata": { "labels": { "node-role.kubernetes.io/control-plane": "true", "c": "d" } } }),
             403,
-            "node \"n1\" is not allowed to modify labels: node-role.kubernetes.io/control-plane",
+            "is forbidden: is not allowed to modify labels: node-role.kubernetes.io/control-plane",
         ),
         (
             Method::POST,

@@ -50,6 +50,12 @@ async fn running_pod(server: &Server, kubelet_port: u16) {
     let binding = json!({ "metadata": { "name": "web" }, "target": { "kind": "Node", "name": "n1" } });
     let scheduler = UserInfo::new("system:kube-scheduler", &[]);
     let target = format!("{PODS}/web/binding");
+    let nominated = json!({ "status": { "nominatedNodeName": "n1" } }).to_string();
+    let merge = "application/merge-patch+json";
+    server.call_as(admin(), Method::PATCH, &format!("{PODS}/web/status"), merge, &nominated).await;
+    let other = json!({ "metadata": { "name": "other" }, "target": { "kind": "Node", "name": "n1" } });
+    let (status, body) = server.call(Method::POST, &target, other).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
     let bound =
         server.call_as(scheduler, Method::POST, &target, "application/json", &binding.to_string()).await;
     assert_eq!(bound.0, StatusCode::CREATED, "{}", bound.1);
@@ -68,6 +74,7 @@ async fn a_pod_gets_its_token_volume_and_tolerations_and_goes_in_two_steps() {
     assert_eq!(pod["spec"]["tolerations"][1]["key"], "node.kubernetes.io/unreachable");
     assert_eq!(pod["spec"]["priority"], 0);
     assert_eq!(pod["spec"]["nodeName"], "n1");
+    assert!(pod["status"]["nominatedNodeName"].is_null(), "{pod}");
     assert_eq!(pod["metadata"]["labels"]["topology.kubernetes.io/zone"], "z1");
     assert!(pod["metadata"]["labels"]["kubernetes.io/os"].is_null(), "{pod}");
     assert_eq!(pod["status"]["phase"], "Pending");

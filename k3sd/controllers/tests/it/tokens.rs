@@ -42,6 +42,7 @@ async fn a_secret_that_asks_for_a_token_gets_one_that_ends_with_the_account() {
 
     // One for an account that is not there goes; so does one whose account goes, and its token with it.
     secrets.create(&PostParams::default(), &wanted("nobody-token", "nobody")).await.unwrap();
+    secrets.create(&PostParams::default(), &wanted("odd-token", "robot/token?x")).await.unwrap();
     let gone = |name: &'static str| {
         let secrets = secrets.clone();
         eventually(name, move || {
@@ -55,6 +56,7 @@ async fn a_secret_that_asks_for_a_token_gets_one_that_ends_with_the_account() {
         })
     };
     gone("nobody-token").await;
+    gone("odd-token").await;
     accounts.delete("robot", &DeleteParams::default()).await.unwrap();
     gone("robot-token").await;
     assert_eq!(user_of(&cluster, &token).await, None);

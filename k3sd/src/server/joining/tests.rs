@@ -240,6 +240,16 @@ async fn a_bootstrap_token_lets_a_machine_in_until_it_is_deleted() {
     secrets.delete("bootstrap-token-abcdef", &DeleteParams::default()).await.unwrap();
     let after = server.machine("two", "edge-2", token).attempt().await;
     assert_eq!(code(after).await, "wrong token");
+    // Who is in stays in, by its certificate: as long as there is its Node, and under its own name.
+    let nodes: Api<Node> = Api::all(server.admin());
+    let without = server.machine("one", "edge-1", token).attempt().await;
+    assert_eq!(code(without).await, "wrong token", "its Node is not there yet");
+    let node = serde_json::from_value(serde_json::json!({ "metadata": { "name": "edge-1" } })).unwrap();
+    nodes.create(&PostParams::default(), &node).await.unwrap();
+    let again = server.machine("one", "edge-1", token).attempt().await;
+    assert_eq!(code(again).await, "joined");
+    let renamed = server.machine("one", "edge-2", token).attempt().await;
+    assert_eq!(code(renamed).await, "wrong token");
     server.tasks.stop().await;
 }
 
@@ -273,5 +283,13 @@ async fn a_rotated_token_replaces_the_old_one_at_once_and_for_good() {
     assert_eq!(code(agent).await, "joined");
     let passwd = std::fs::read_to_string(server.dir.path().join("data/server/cred/passwd")).unwrap();
     assert_eq!(passwd, "for-agents,node,node,k3s:agent\nchosen,server,server,k3s:server\n");
+    for odd in [r#"{"newToken": "a,b"}"#, r#"{"newToken": "a\nb"}"#, r#"{"newToken": "a\"b"}"#] {
+        assert_eq!(server.ask(Some("server:chosen"), put(odd)).await, 400, "{odd}: the file cannot hold it");
+    }
+    // As the next start reads it.
+    let data = server.dir.path().join("data");
+    let ca = data.join("server/tls/server-ca.crt");
+    let next = supervisor::token::write_server_files(&data, &ca, None, Some("for-agents")).unwrap();
+    assert_eq!((next.server.as_str(), next.agent()), ("chosen", "for-agents"));
     server.tasks.stop().await;
 }

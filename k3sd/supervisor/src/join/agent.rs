@@ -16,6 +16,7 @@ use kube::client::Body;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tracing::{debug, warn};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{NODE_IP, NODE_NAME, NODE_PASSWORD, Settings};
 use crate::files::{self, FileError};
@@ -140,20 +141,31 @@ impl Join {
         let agent_dir = self.data_dir.join("agent");
         files::private_dir(&agent_dir)?;
         let authorities = authorities(&self.servers, &self.token).await?;
-        let server = Server {
-            client: remote::connect(
-                self.servers.clone(),
-                Trust::Authorities(authorities),
-                self.credentials(),
-            )?,
-        };
+        // Who joined before is known by that, whatever became of the token. One that is refused comes anew, with the token.
+        if let Some(credentials) = self.certificate(&agent_dir) {
+            match self.join_as(credentials, &authorities, &agent_dir).await {
+                Err(error) => debug!(error = %error, "the certificate of an earlier start does not help"),
+                joined => return joined,
+            }
+        }
+        self.join_as(self.credentials(), &authorities, &agent_dir).await
+    }
+
+    async fn join_as(
+        &self,
+        credentials: Credentials,
+        authorities: &[CertificateDer<'static>],
+        agent_dir: &Path,
+    ) -> Result<Joined, Error> {
+        let trust = Trust::Authorities(authorities.to_vec());
+        let server = Server { client: remote::connect(self.servers.clone(), trust, credentials)? };
         let settings: Settings = server.get_json("/v1-k3s/config", "the cluster's settings").await?;
         self.learn_servers(&server).await;
         let joined = Joined {
             settings,
             client_ca: agent_dir.join("client-ca.crt"),
             server_ca: agent_dir.join("server-ca.crt"),
-            agent_dir,
+            agent_dir: agent_dir.to_owned(),
         };
         for (path, file) in
             [("/v1-k3s/client-ca.crt", &joined.client_ca), ("/v1-k3s/server-ca.crt", &joined.server_ca)]
@@ -167,6 +179,20 @@ impl Join {
             self.obtain(&server, certificate, &joined.agent_dir, &password).await?;
         }
         Ok(joined)
+    }
+
+    /// The node's own certificate of an earlier start, if it is there and for this name.
+    fn certificate(&self, agent_dir: &Path) -> Option<Credentials> {
+        let files = NodeCertificate::ClientKubelet.files(agent_dir);
+        let chain = read_certificates(&files.cert).ok()?;
+        let (_, leaf) = X509Certificate::from_der(chain.first()?).ok()?;
+        let own = format!("system:node:{}", self.node_name.to_ascii_lowercase());
+        let is_own = leaf.subject().iter_common_name().any(|name| name.as_str() == Ok(&own));
+        if !is_own || !leaf.validity().is_valid() {
+            return None;
+        }
+        let key = PrivateKeyDer::from_pem_file(&files.key).ok()?;
+        Some(Credentials::Certificate(chain, key))
     }
 
     fn credentials(&self) -> Credentials {

@@ -4,8 +4,7 @@
 //! (`/v1-k3s/connect`), no joining servers, and certificates only for keys that the caller made.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -19,10 +18,11 @@ use kube::Api;
 use kube::api::ListParams;
 use machinery::status::Status;
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
+pub use super::passwords::TokenFiles;
+use super::passwords::{Current, SERVER_GROUP};
 use super::{NODE_IP, NODE_NAME, NODE_PASSWORD, Settings};
 use crate::node_password::{self, Passwords};
 use crate::pki::{NodeCertificate, SignError, Signer};
@@ -30,8 +30,6 @@ use crate::token;
 
 /// Groups that may read the cluster's settings and ask for a node's certificates.
 const AGENT_GROUPS: [&str; 3] = ["k3s:agent", "system:nodes", "system:bootstrappers"];
-/// The group of those who know the server's token.
-const SERVER_GROUP: &str = "k3s:server";
 /// A request for a certificate is a few hundred bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 /// Requests at one time, as in K3s; more are asked to come again.
@@ -46,23 +44,11 @@ pub struct Caller {
     pub groups: Vec<String>,
 }
 
-/// Where the tokens are kept.
-#[derive(Clone, Debug)]
-pub struct TokenFiles {
-    /// K3s's data directory.
-    pub data_dir: PathBuf,
-    /// The authorities that sign servers.
-    pub server_ca: PathBuf,
-}
-
 /// The endpoints, and what they answer from.
 #[derive(Debug)]
 pub struct Endpoints {
     settings: Settings,
-    passwords: RwLock<token::Passwords>,
-    files: TokenFiles,
-    /// Held by whoever changes passwords and files.
-    rotating: Mutex<()>,
+    passwords: Arc<Current>,
     signer: Arc<Signer>,
     node_passwords: Passwords,
     slices: Api<EndpointSlice>,
@@ -95,9 +81,7 @@ impl Endpoints {
     ) -> Self {
         Self {
             settings,
-            passwords: RwLock::new(passwords),
-            files,
-            rotating: Mutex::new(()),
+            passwords: Arc::new(Current::new(passwords, files)),
             signer,
             node_passwords: Passwords::new(client),
             slices: Api::namespaced(client.clone(), "default"),
@@ -166,16 +150,7 @@ impl Endpoints {
         }
         let Some(header) = headers.get(AUTHORIZATION) else { return Err(forbidden("forbidden")) };
         let (user, password) = basic(header).ok_or_else(unauthorized)?;
-        let passwords = self.passwords.read().unwrap_or_else(PoisonError::into_inner);
-        let (expected, group) = match user.as_str() {
-            "node" => (passwords.agent(), "k3s:agent"),
-            "server" => (passwords.server.as_str(), SERVER_GROUP),
-            _ => return Err(unauthorized()),
-        };
-        // Digests of both: how long the comparison takes tells nothing of them.
-        if Sha256::digest(&password) != Sha256::digest(expected) {
-            return Err(unauthorized());
-        }
+        let group = self.passwords.group_of(&user, &password).ok_or_else(unauthorized)?;
         Ok(Caller { name: user, groups: vec![group.to_owned()] })
     }
 
@@ -190,17 +165,15 @@ impl Endpoints {
         let wanted: NewToken = serde_json::from_slice(&read(body).await?).map_err(|error| {
             Status::bad_request(format!("the body is not {{\"newToken\": TOKEN}}: {error}"))
         })?;
-        let _turn = self.rotating.lock().await;
-        let current = self.passwords.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let rotated =
-            current.rotated(&wanted.new_token).map_err(|error| Status::bad_request(error.to_string()))?;
-        let (files, written) = (self.files.clone(), rotated.clone());
-        // On disk first: what is answered must hold after a restart.
-        tokio::task::spawn_blocking(move || written.write(&files.data_dir, &files.server_ca))
+        let passwords = self.passwords.clone();
+        // To its end, even if the client does not wait for it.
+        tokio::task::spawn_blocking(move || passwords.rotate(&wanted.new_token))
             .await
             .map_err(Status::internal)?
-            .map_err(Status::internal)?;
-        *self.passwords.write().unwrap_or_else(PoisonError::into_inner) = rotated;
+            .map_err(|error| match error {
+                token::Error::Malformed(_) => Status::bad_request(error.to_string()),
+                token::Error::File(_) => Status::internal(error),
+            })?;
         info!("the token has been rotated");
         Ok(respond(StatusCode::OK, "text/plain", String::new()))
     }

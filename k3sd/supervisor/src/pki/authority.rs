@@ -122,9 +122,19 @@ pub(crate) fn service_account_keys(tls_dir: &Path) -> Result<Vec<Arc<PrivateKeyD
         PrivateKeyDer::pem_slice_iter(text.as_bytes()).map(|key| key.map(Arc::new)).collect();
     let keys = keys.ok().filter(|keys| !keys.is_empty());
     let keys = keys.ok_or(Error::Damaged { path, what: "private key" })?;
-    let first = text.find("-----END").and_then(|at| Some(at + text[at..].find('\n')? + 1));
-    write_if_changed_private(&tls_dir.join("service.current.key"), &text[..first.unwrap_or(text.len())])?;
+    write_if_changed_private(&tls_dir.join("service.current.key"), first_key(&text))?;
     Ok(keys)
+}
+
+/// The first block of a PEM text that is a private key.
+fn first_key(text: &str) -> &str {
+    const LABEL: &str = "PRIVATE KEY-----";
+    let Some(label) = text.find(LABEL) else { return text };
+    let start = text[..label].rfind("-----BEGIN").unwrap_or_default();
+    let rest = &text[label + LABEL.len()..];
+    let end = rest.find(LABEL).map_or(text.len(), |end| label + 2 * LABEL.len() + end);
+    let end = text[end..].find('\n').map_or(text.len(), |line| end + line + 1);
+    &text[start..end]
 }
 
 /// A new EC P-256 key as the PEM text K3s would write.

@@ -66,7 +66,8 @@ fn the_service_keys_of_k3s_are_kept_and_the_first_signs() {
     let own = read(&path);
     // K3s's are RSA, and after a rotation there are several; what is in them is for the API server to judge.
     let first = "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n";
-    let both = format!("{first}{own}");
+    let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+    let both = format!("{parameters}{first}{own}");
     fs::write(&path, &both).unwrap();
     let pki = ServerPki::load_or_create(dir.path(), &params()).unwrap();
     assert!(matches!(*pki.service_account_keys[0], PrivateKeyDer::Pkcs1(_)));

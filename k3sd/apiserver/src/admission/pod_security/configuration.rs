@@ -66,7 +66,7 @@ impl Configuration {
             document.defaults;
         let mut policy = |mode: &str, level: Option<String>, version: Option<String>| {
             let mut policy = Policy::default();
-            if let Some(text) = level {
+            if let Some(text) = level.filter(|text| !text.is_empty()) {
                 policy.level = Level::parse(&text).unwrap_or_else(|| {
                     faults.push(format!(
                         "defaults.{mode}: {text:?}: must be one of privileged, baseline, restricted"
@@ -74,7 +74,7 @@ impl Configuration {
                     Level::Restricted
                 });
             }
-            if let Some(text) = version {
+            if let Some(text) = version.filter(|text| !text.is_empty()) {
                 policy.version = Version::parse(&text).unwrap_or_else(|| {
                     faults.push(format!("defaults.{mode}-version: {text:?}: must be \"latest\" or \"v1.x\""));
                     Version::Latest

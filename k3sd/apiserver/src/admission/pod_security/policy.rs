@@ -110,6 +110,13 @@ impl Policies {
     pub(super) fn all_privileged(&self) -> bool {
         [self.enforce, self.audit, self.warn].iter().all(|policy| policy.level == Level::Privileged)
     }
+
+    /// What is not allowed to everybody, such as `enforce=baseline:latest, warn=restricted:latest`.
+    pub(super) fn said(&self) -> String {
+        let modes = [("enforce", self.enforce), ("audit", self.audit), ("warn", self.warn)];
+        let strict = modes.iter().filter(|(_, policy)| policy.level != Level::Privileged);
+        strict.map(|(mode, policy)| format!("{mode}={policy}")).collect::<Vec<_>>().join(", ")
+    }
 }
 
 fn fault(label: &str, value: &str, detail: &str) -> FieldError {
