@@ -191,10 +191,11 @@ mod tests {
             (&hook["rules"][0]["scope"], &hook["clientConfig"]["service"]["port"]),
             (&json!("*"), &json!(443))
         );
-        let other = World::new()
-            .create(GROUP, "validatingwebhookconfigurations", configuration(json!([hook])))
-            .expect("valid");
-        assert!(other["webhooks"][0].get("reinvocationPolicy").is_some(), "what was sent is kept");
+        let plural = "validatingwebhookconfigurations";
+        let other = World::new().create(GROUP, plural, configuration(json!([self::hook()]))).expect("valid");
+        let other = &other["webhooks"][0];
+        assert_eq!((&other["failurePolicy"], &other["timeoutSeconds"]), (&json!("Fail"), &json!(10)));
+        assert!(other.get("reinvocationPolicy").is_none(), "validating webhooks are asked once");
     }
 
     #[test]
@@ -256,6 +257,13 @@ mod tests {
                 "webhooks[0].clientConfig.url: Invalid value: \"u:p\": user information is not permitted in the URL",
                 "webhooks[0].clientConfig.url: Invalid value: \"c\": fragments are not permitted in the URL",
                 "webhooks[0].clientConfig.url: Invalid value: \"b\": query parameters are not permitted in the URL",
+            ]
+        );
+        assert_eq!(
+            refused(|hook| hook["clientConfig"] = json!({ "url": "https://h:x/a?b" })),
+            [
+                "webhooks[0].clientConfig.url: Required value: url must be a valid URL: parse \"https://h:x/a?b\": invalid port \
+                 \":x\" after host; desired format: https://host[/path]"
             ]
         );
         assert_eq!(

@@ -88,6 +88,11 @@ fn driver(spec: &Node<'_>, faults: &mut Faults) {
     if period.int().is_some_and(|seconds| seconds < 10) {
         faults.invalid(&period, "must be greater than or equal to 10 seconds");
     }
+    let in_secrets = spec.get("serviceAccountTokenInSecrets");
+    // Also `false` says how tokens come, so there must be some.
+    if in_secrets.is_set() && spec.get("tokenRequests").len() == 0 {
+        faults.invalid(&in_secrets, "serviceAccountTokenInSecrets is set but no tokenRequests are specified");
+    }
 }
 
 pub(super) struct CsiNode;
@@ -315,6 +320,25 @@ mod tests {
                 "spec.nodeAllocatableUpdatePeriodSeconds: Invalid value: 9: must be greater than or equal to 10 seconds",
             ]
         );
+    }
+
+    #[test]
+    fn where_tokens_go_is_said_only_of_tokens_that_are_asked_for() {
+        for in_secrets in [true, false] {
+            assert_eq!(
+                refused(
+                    "csidrivers",
+                    json!({ "spec": { "serviceAccountTokenInSecrets": in_secrets, "tokenRequests": [] } })
+                ),
+                [format!(
+                    "spec.serviceAccountTokenInSecrets: Invalid value: {in_secrets}: serviceAccountTokenInSecrets is set but no \
+                     tokenRequests are specified"
+                )]
+            );
+        }
+        let spec = json!({ "serviceAccountTokenInSecrets": true, "tokenRequests": [{ "audience": "a" }] });
+        let driver = json!({ "metadata": { "name": "x" }, "spec": spec });
+        assert!(World::new().create(GROUP, "csidrivers", driver).is_ok());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::names;
 const TTL: Duration = Duration::from_secs(3600);
 
 /// What an update through `events.k8s.io` leaves as it is: everything but the series.
-const FIXED: [&str; 12] = [
+const FIXED: [&str; 13] = [
     "involvedObject",
     "reason",
     "message",
@@ -25,8 +25,11 @@ const FIXED: [&str; 12] = [
     "eventTime",
     "action",
     "related",
+    REPORTER,
     "reportingInstance",
 ];
+/// The reporter as stored. Upstream names it in this group by another name.
+const REPORTER: &str = "reportingComponent";
 const MAX_WORD: usize = 128;
 const MAX_NOTE: usize = 1024;
 
@@ -71,7 +74,9 @@ impl Strategy for Event {
             series(&event, &mut faults);
         }
         for field in FIXED {
-            faults.immutable(&event.get(field), &before.get(field));
+            let (new, old) = (event.get(field), before.get(field));
+            let path = if field == REPORTER { reporter_path(cx) } else { field };
+            faults.immutable(&new.renamed(path), &old);
         }
         faults.0
     }
@@ -115,6 +120,11 @@ fn is_new(cx: &Context<'_>) -> bool {
     !cx.resource.group.is_empty()
 }
 
+/// How faults name the reporter.
+fn reporter_path(cx: &Context<'_>) -> &'static str {
+    if is_new(cx) { "reportingController" } else { REPORTER }
+}
+
 fn series(event: &Node<'_>, faults: &mut Faults) {
     let series = event.get("series");
     if !series.is_set() {
@@ -148,8 +158,8 @@ fn legacy(cx: &Context<'_>, event: &Node<'_>, faults: &mut Faults) {
 }
 
 fn words(cx: &Context<'_>, event: &Node<'_>, faults: &mut Faults) {
-    let reporter = event.get("reportingComponent").str();
-    let path = if is_new(cx) { "reportingController" } else { "reportingComponent" };
+    let reporter = event.get(REPORTER).str();
+    let path = reporter_path(cx);
     if reporter.is_empty() {
         faults.push(FieldError::required(path, ""));
     }
@@ -233,6 +243,17 @@ mod tests {
         assert_eq!(
             change(|event| event["reason"] = "S".into()).expect_err("fixed"),
             ["reason: Invalid value: \"S\": field is immutable"]
+        );
+        assert_eq!(
+            change(|event| {
+                event["reportingController"] = "c.io/other".into();
+                event["reportingInstance"] = "j".into();
+            })
+            .expect_err("fixed"),
+            [
+                "reportingController: Invalid value: \"c.io/other\": field is immutable",
+                "reportingInstance: Invalid value: \"j\": field is immutable",
+            ]
         );
     }
 

@@ -1,9 +1,12 @@
 //! How the API server reaches a webhook: a URL or a service (upstream's `apiserver/pkg/util/webhook/validation.go`). Shared by
 //! admission webhooks and the conversion of custom resources.
 
+mod url;
+
 use machinery::status::FieldError;
 use serde_json::Value;
 
+use self::url::Url;
 use super::check::set_default;
 use super::walk::{Faults, Node};
 use crate::names;
@@ -33,18 +36,18 @@ pub(super) fn validate(config: &Node<'_>, faults: &mut Faults) {
 }
 
 fn validate_url(node: &Node<'_>, faults: &mut Faults) {
-    let text = node.str();
-    if text.chars().any(char::is_control) {
-        let detail = "url must be a valid URL: net/url: invalid control character in URL";
-        faults.required(node, &format!("{detail}{FORM}"));
-        return;
-    }
-    let url = Parts::of(text);
+    let url = match Url::parse(node.str()) {
+        Ok(url) => url,
+        Err(error) => {
+            faults.required(node, &format!("url must be a valid URL: {error}{FORM}"));
+            return;
+        }
+    };
     let mut refuse = |value: &str, detail: String| {
         faults.push(FieldError::invalid(node.path(), value, detail));
     };
     if url.scheme != "https" {
-        refuse(url.scheme, format!("'https' is the only allowed URL scheme{FORM}"));
+        refuse(&url.scheme, format!("'https' is the only allowed URL scheme{FORM}"));
     }
     if url.host.is_empty() {
         refuse("", format!("host must be specified{FORM}"));
@@ -53,33 +56,10 @@ fn validate_url(node: &Node<'_>, faults: &mut Faults) {
         refuse(user, "user information is not permitted in the URL".to_owned());
     }
     if !url.fragment.is_empty() {
-        refuse(url.fragment, "fragments are not permitted in the URL".to_owned());
+        refuse(&url.fragment, "fragments are not permitted in the URL".to_owned());
     }
     if !url.query.is_empty() {
         refuse(url.query, "query parameters are not permitted in the URL".to_owned());
-    }
-}
-
-/// What a URL consists of, as far as the rules go.
-struct Parts<'a> {
-    scheme: &'a str,
-    user: Option<&'a str>,
-    host: &'a str,
-    query: &'a str,
-    fragment: &'a str,
-}
-
-impl<'a> Parts<'a> {
-    fn of(text: &'a str) -> Self {
-        let (text, fragment) = text.split_once('#').unwrap_or((text, ""));
-        let (text, query) = text.split_once('?').unwrap_or((text, ""));
-        let (scheme, rest) = text.split_once(':').unwrap_or(("", text));
-        let authority = rest.strip_prefix("//").map_or("", |rest| rest.split('/').next().unwrap_or(""));
-        let (user, host) = match authority.rsplit_once('@') {
-            Some((user, host)) => (Some(user), host),
-            None => (None, authority),
-        };
-        Self { scheme, user, host, query, fragment }
     }
 }
 
