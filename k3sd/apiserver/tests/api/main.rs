@@ -18,4 +18,6 @@ mod pod_security;
 mod pods;
 mod protobuf;
 mod proxying;
+mod secret_tokens;
+mod topology;
 mod workloads;
