@@ -45,7 +45,7 @@ fn object_of(ip: IpAddr, namespace: &str, name: &str) -> Value {
 }
 
 /// The service that an object of the allocator belongs to, as `namespace/name`.
-fn owner_of(object: &Value) -> Option<String> {
+pub(crate) fn owner_of(object: &Value) -> Option<String> {
     let parent = object.pointer("/spec/parentRef")?;
     let ours = meta::label(object, MANAGED_BY) == Some(ALLOCATOR) && parent["resource"] == "services";
     ours.then(|| {
@@ -164,7 +164,7 @@ async fn ensure(shared: &Shared, ip: IpAddr, key: &str) -> Result<(), Status> {
     let object = object_of(ip, namespace, name);
     match create::create(shared, entry, &own_user(), "", object, &own_writes()).await {
         // Written with the service, and not seen yet; or the service is gone again.
-        Err(status) if status.code == 409 => Ok(()),
+        Err(status) if matches!(status.code, 404 | 409) => Ok(()),
         done => done.map(drop),
     }
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::check::text;
 use super::walk::{Faults, Node};
 use super::{Context, SelectableField, Strategy};
+use crate::addresses;
 use crate::allocator::{Allocators, Reservation, service_ips};
 use crate::names;
 
@@ -97,10 +98,16 @@ impl Strategy for IpAddress {
     fn begin_create(&self, cx: &Context<'_>, object: &mut Value) -> Result<Reservation, Status> {
         let name = meta::name(object);
         let Ok(ip) = name.parse::<IpAddr>() else { return Ok(Reservation::none()) };
-        if let Some(named) = cx.allocators.service_ips.name(ip) {
+        // The allocator's own never take an address: they say which service has it, and come too late if that is gone again.
+        let is_allocators = addresses::owner_of(object).is_some();
+        if !is_allocators && let Some(named) = cx.allocators.service_ips.name(ip) {
             return Ok(named);
         }
-        if cx.allocators.service_ips.is_taken(ip) && !is_of_its_service(cx, object, ip) {
+        let is_taken = cx.allocators.service_ips.is_taken(ip);
+        if is_allocators && !is_taken {
+            return Err(Status::not_found("", "services", text(object, "/spec/parentRef/name")));
+        }
+        if is_taken && !is_of_its_service(cx, object, ip) {
             return Err(Status::already_exists(&cx.resource.group, &cx.resource.plural, name));
         }
         Ok(Reservation::none())

@@ -179,3 +179,25 @@ async fn what_a_crash_left_behind_is_made_good_at_the_start() {
     assert_eq!(status, StatusCode::CREATED, "{body}");
     server.stop().await;
 }
+
+#[tokio::test]
+async fn an_object_of_the_allocator_takes_no_address_from_a_service_to_come() {
+    let server = Server::start().await;
+    // As the keeper would write it for a service that went meanwhile.
+    let late = json!({
+        "metadata": {
+            "name": "10.43.77.7",
+            "labels": { "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io" },
+        },
+        "spec": { "parentRef": { "resource": "services", "namespace": "default", "name": "gone" } },
+    });
+    let addresses = "/apis/networking.k8s.io/v1/ipaddresses";
+    let (status, body) = server.call(Method::POST, addresses, late).await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{body}");
+    let service = json!({
+        "metadata": { "name": "next" }, "spec": { "clusterIP": "10.43.77.7", "ports": [{ "port": 80 }] },
+    });
+    let (status, body) = server.call(Method::POST, "/api/v1/namespaces/default/services", service).await;
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+    server.stop().await;
+}
