@@ -105,7 +105,7 @@ fn bootstrap_tokens_are_made_listed_and_deleted_and_the_own_one_is_rotated() {
     assert_eq!(full, format!("{hash}::{generated}"));
     let taken = run(&["create", generated.trim()]);
     assert!(
-        !taken.status.success() && text(&taken).contains("there is a token with this ID"),
+        !taken.status.success() && text(&taken).contains("there is a token with the ID"),
         "{}",
         text(&taken)
     );
